@@ -1,0 +1,318 @@
+"""The builder that users grow: a graph that only ever gains nodes, entry by checked entry.
+
+This is GraphM's state: a context of inputs followed by nodes, handles that are checked when they
+are used, and a push that answers with the next id. A batch of entries is appended whole or not at
+all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from . import errors
+from .ir import DTYPES, MAX_RANK, Graph, Input, Node, Origin, Type, check_shape
+from .ops import find
+from .ops.base import Op, errors_close
+
+MAX_NAME = 200
+MAX_BYTES = 2**63 - 1
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./:\-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A typed reference to a value, GraphM's `Var`: its id and the shape its holder believes."""
+
+    id: int
+    shape: tuple[int, ...]
+
+
+Ref = int | str | Handle
+"""How a value is named: by id, by name, or by a handle, which is checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One op to append. Tensor attributes are arrays; all others are as they came over the wire."""
+
+    op: str
+    inputs: tuple[Ref, ...] = ()
+    attrs: Mapping[str, Any] | None = None
+    name: str | None = None
+    source: str | None = None
+    origin: Origin | None = None
+
+
+def check_name(name: str, longest: int = MAX_NAME) -> str:
+    """A legal name; raises `InvalidName`."""
+    if not 1 <= len(name) <= longest:
+        raise errors.InvalidName(name=name[:300], reason=f"names have 1 to {longest} characters")
+    if _NAME.fullmatch(name) is None:
+        reason = "names hold letters, digits and _ . / : - and begin with a letter or _"
+        raise errors.InvalidName(name=name, reason=reason)
+    return name
+
+
+def make_input(
+    name: str, shape: Sequence[object], dtype: str, differentiable: bool | None, path: str
+) -> Input:
+    """An input as declared; `differentiable` defaults to whether the dtype is a float.
+
+    Raises:
+        InvalidShape, UnknownDtype, InvalidOption: `path` leads to the declaration.
+    """
+    sizes = check_shape(f"{path}/shape", shape)
+    if dtype not in DTYPES:
+        reason = f"dtypes are {', '.join(DTYPES)}"
+        raise errors.UnknownDtype(path=f"{path}/dtype", value=dtype, reason=reason)
+    declared = Type(sizes, dtype)
+    if differentiable and not declared.is_float:
+        raise errors.InvalidOption(
+            path=f"{path}/differentiable", value=True, reason=f"{dtype} carries no derivative"
+        )
+    return Input(name, declared, declared.is_float if differentiable is None else differentiable)
+
+
+class Builder:
+    """A growing graph. Inputs have ids 0..m-1, node k has id m+k; nothing is ever edited.
+
+    Args:
+        inputs: The context that the graph starts from.
+        memory_limit: Bytes that a single value may take.
+        node_limit: How many nodes the graph may grow to.
+        max_name: Longest legal name; derived graphs have longer ones.
+
+    Raises:
+        InvalidName, NameConflict, MemoryLimit: An input is not acceptable.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Input] = (),
+        *,
+        memory_limit: int | None = None,
+        node_limit: int | None = None,
+        max_name: int = MAX_NAME,
+    ) -> None:
+        self.inputs: tuple[Input, ...] = tuple(inputs)
+        self.nodes: list[Node] = []
+        self.memory_limit = min(memory_limit or MAX_BYTES, MAX_BYTES)
+        self.node_limit = node_limit
+        self._names: dict[str, int] = {}
+        for id, spec in enumerate(self.inputs):
+            check_name(spec.name, max_name)
+            if spec.name in self._names:
+                raise errors.NameConflict(name=spec.name)
+            self._check_memory(spec.type)
+            self._names[spec.name] = id
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """Number of nodes: the append token."""
+        return len(self.nodes)
+
+    @property
+    def ctx_len(self) -> int:
+        """Number of values, inputs and nodes: GraphM's context length."""
+        return len(self.inputs) + len(self.nodes)
+
+    @property
+    def names(self) -> Mapping[str, int]:
+        """Every named value."""
+        return self._names
+
+    def type_of(self, id: int) -> Type:
+        """The type of value `id`, which must exist."""
+        m = len(self.inputs)
+        return self.inputs[id].type if id < m else self.nodes[id - m].type
+
+    def name_of(self, id: int) -> str | None:
+        """The name of value `id`, if it has one."""
+        m = len(self.inputs)
+        return self.inputs[id].name if id < m else self.nodes[id - m].name
+
+    def resolve(self, ref: Ref, *, op: str | None = None, operand: str | None = None) -> int:
+        """The id that a reference means; `op` and `operand` say for whom, in errors.
+
+        Raises:
+            VarOutOfBounds, VarShapeMismatch, UnknownName: The reference does not hold.
+        """
+        if isinstance(ref, str):
+            found = self._names.get(ref)
+            if found is None:
+                raise errors.UnknownName(
+                    name=ref, suggestions=errors_close(ref, self._names), op=op, operand=operand
+                )
+            return found
+        id = ref.id if isinstance(ref, Handle) else ref
+        if not 0 <= id < self.ctx_len:
+            raise errors.VarOutOfBounds(id=id, ctx_len=self.ctx_len, op=op, operand=operand)
+        if isinstance(ref, Handle) and self.type_of(id).shape != ref.shape:
+            raise errors.VarShapeMismatch(
+                id=id,
+                expected=list(ref.shape),
+                actual=list(self.type_of(id).shape),
+                op=op,
+                operand=operand,
+            )
+        return id
+
+    def arg(self, index: int, shape: Sequence[int]) -> Handle:
+        """A handle to input `index`, checked against `shape` (GraphM's `arg`).
+
+        Raises:
+            VarOutOfBounds, VarShapeMismatch: There is no such input, or it has another shape.
+        """
+        if not 0 <= index < len(self.inputs):
+            raise errors.VarOutOfBounds(id=index, ctx_len=len(self.inputs))
+        handle = Handle(index, tuple(shape))
+        self.resolve(handle)
+        return handle
+
+    def args(self) -> VarList:
+        """Handles to all inputs, in order (GraphM's `args`)."""
+        return VarList(Handle(i, spec.type.shape) for i, spec in enumerate(self.inputs))
+
+    def graph(self, outputs: Mapping[str, int] | None = None, version: int | None = None) -> Graph:
+        """The graph as it stands, or as it stood at `version`.
+
+        Without `outputs` the last node is the one output, under its name or its id.
+        """
+        nodes = tuple(self.nodes if version is None else self.nodes[:version])
+        named = tuple(outputs.items()) if outputs else ()
+        if not named and nodes:
+            last = len(self.inputs) + len(nodes) - 1
+            named = ((nodes[-1].name or str(last), last),)
+        return Graph(self.inputs, nodes, named)
+
+    # -- growing -----------------------------------------------------------------------------------
+
+    def push(
+        self,
+        op: Op,
+        inputs: Sequence[Ref],
+        name: str | None = None,
+        source: str | None = None,
+    ) -> Handle:
+        """Append one op that is already made, and answer with its handle (GraphM's `push`)."""
+        ids = self._operands(type(op), inputs)
+        node = self._typed(op, ids, Entry(op.name, tuple(inputs), None, name, source), MAX_NAME)
+        self._commit(node)
+        return Handle(self.ctx_len - 1, node.type.shape)
+
+    def append(self, entries: Sequence[Entry], *, max_name: int = MAX_NAME) -> list[Node]:
+        """Append entries, all or none; later ones may refer to earlier ones.
+
+        Raises:
+            EngineError: The first thing wrong with the first bad entry, `node_index` telling which.
+                The builder is exactly as it was.
+        """
+        before = len(self.nodes)
+        if self.node_limit is not None and before + len(entries) > self.node_limit:
+            raise errors.QuotaExceeded(quota="nodes", limit=self.node_limit)
+        try:
+            for index, entry in enumerate(entries):
+                try:
+                    self._commit(self._make(entry, max_name))
+                except errors.EngineError as error:
+                    _locate(error, index, entry.source)
+                    raise
+        except BaseException:
+            self._truncate(before)
+            raise
+        return self.nodes[before:]
+
+    def _make(self, entry: Entry, max_name: int) -> Node:
+        op_class = find(entry.op)
+        ids = self._operands(op_class, entry.inputs)
+        op = op_class.parse(entry.attrs or {})
+        return self._typed(op, ids, entry, max_name)
+
+    def _operands(self, op: type[Op], refs: Sequence[Ref]) -> tuple[int, ...]:
+        low, high = op.arity()
+        if len(refs) < low or (high is not None and len(refs) > high):
+            raise errors.WrongArity(
+                op=op.name,
+                expected=low if low == high else [low, high],
+                actual=len(refs),
+                operands=[o.name for o in op.operands],
+            )
+        return tuple(
+            self.resolve(ref, op=op.name, operand=op.operand_name(i)) for i, ref in enumerate(refs)
+        )
+
+    def _typed(self, op: Op, ids: tuple[int, ...], entry: Entry, max_name: int) -> Node:
+        result = op.typing(*(self.type_of(i) for i in ids))
+        if result.rank > MAX_RANK:
+            raise errors.InvalidShape(
+                path="nodes", value=list(result.shape), reason=f"more than {MAX_RANK} axes"
+            )
+        self._check_memory(result)
+        if entry.name is not None:
+            check_name(entry.name, max_name)
+            if entry.name in self._names:
+                raise errors.NameConflict(name=entry.name)
+        return Node(op, ids, result, entry.name, entry.source, entry.origin)
+
+    def _check_memory(self, value: Type) -> None:
+        if value.nbytes > self.memory_limit:
+            raise errors.MemoryLimit(limit=self.memory_limit, actual=value.nbytes)
+
+    def _commit(self, node: Node) -> None:
+        self.nodes.append(node)
+        if node.name is not None:
+            self._names[node.name] = self.ctx_len - 1
+
+    def _truncate(self, length: int) -> None:
+        for node in self.nodes[length:]:
+            if node.name is not None:
+                del self._names[node.name]
+        del self.nodes[length:]
+
+
+T = TypeVar("T")
+
+
+def run(inputs: Sequence[Input], program: Callable[[Builder], T]) -> tuple[T, Builder]:
+    """Run a program from an empty state (GraphM's `run`): its result and the state it leaves.
+
+    Args:
+        inputs: The context; int64, bool and non-differentiable inputs are GraphM's environment.
+        program: Appends to the builder that it is given.
+    """
+    state = Builder(inputs)
+    return program(state), state
+
+
+def build(inputs: Sequence[Input], program: Callable[[Builder], object]) -> Graph:
+    """Run a program for its graph alone (GraphM's `build`)."""
+    return run(inputs, program)[1].graph()
+
+
+class VarList(tuple[Handle, ...]):
+    """Handles aligned with a list of shapes, as GraphM's dependent list: a head and a tail."""
+
+    __slots__ = ()
+
+    @property
+    def head(self) -> Handle:
+        """The first handle of a nonempty list."""
+        return self[0]
+
+    @property
+    def tail(self) -> VarList:
+        """All handles but the first."""
+        return VarList(self[1:])
+
+
+def _locate(error: errors.EngineError, index: int, source: str | None) -> None:
+    """Say which entry of the request an error is about, and who wrote it."""
+    if getattr(error, "node_index", 0) is None:
+        error.node_index = index  # type: ignore[attr-defined] # every located error has it
+    if source is not None and getattr(error, "source", "") is None:
+        error.source = source  # type: ignore[attr-defined]

@@ -1,0 +1,129 @@
+"""The engine: everything that a service or a program calls to run and to transform graphs.
+
+`Engine.prepare` checks a request against a graph without its tensors, and says which tensors it
+expects; `Prepared.execute` takes them and answers. Preparations and plans are kept, so that the
+same request against the same graph costs a lookup.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import errors
+from .derive import bind, derive
+from .ir import Graph
+from .ops import REVERSE_ONLY, find
+from .passes import optimize
+from .prepared import Prepared, prepare
+from .request import RunSpec, TransformSpec
+from .runtime import Plan, execute, make_plan
+from .transform.jvp import reverse_only_nodes
+
+Array = np.ndarray[Any, Any]
+
+CACHED_PREPARATIONS = 512
+
+
+class Engine:
+    """Runs and transforms graphs. Safe to share between threads.
+
+    Args:
+        memory_limit: Bytes of intermediate and output buffers that a run may need at once; None: no
+            limit.
+        check_types: Compare every intermediate result with its static type; for tests.
+    """
+
+    def __init__(self, *, memory_limit: int | None = None, check_types: bool = False) -> None:
+        self.memory_limit = memory_limit
+        self.check_types = check_types
+        self._cache: OrderedDict[tuple[str, str], Prepared] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def prepare(self, graph: Graph, spec: RunSpec) -> Prepared:
+        """Check a request and make it ready to run; no tensors are needed yet.
+
+        Raises:
+            EngineError: An option, a name or an output is not acceptable.
+        """
+        key = (graph.content_hash, repr(spec))
+        with self._lock:
+            found = self._cache.get(key)
+            if found is not None:
+                self._cache.move_to_end(key)
+                return found
+        made = prepare(graph, spec, self._run_plan, self._plan)
+        with self._lock:
+            self._cache[key] = made
+            while len(self._cache) > CACHED_PREPARATIONS:
+                self._cache.popitem(last=False)
+        return made
+
+    def transform(
+        self, graph: Graph, spec: TransformSpec, tensors: Mapping[str, Array] | None = None
+    ) -> Graph:
+        """The derived graph, with names and origins.
+
+        Args:
+            graph: What is transformed.
+            spec: The transform and its options.
+            tensors: For ``linearize``: the point, by path ``inputs/<name>``.
+
+        Raises:
+            EngineError: An option, a name, an output or a tensor is not acceptable.
+        """
+        derived = derive(graph, spec)
+        if derived.point is None:
+            return derived.graph
+        given = {path.removeprefix("inputs/"): array for path, array in (tensors or {}).items()}
+        if not derived.point.residual_names:
+            return derived.graph
+        point = self.prepare(derived.point.residual, RunSpec(inputs=tuple(given)))
+        answer = point.execute({f"inputs/{name}": array for name, array in given.items()})
+        constants = {
+            name: answer.results[f"outputs/{name}"] for name in derived.point.residual_names
+        }
+        return bind(derived.graph, constants)
+
+    def jvp_availability(self, graph: Graph) -> dict[str, Any]:
+        """Whether forward mode is available for a graph, and the reverse-only ops in it."""
+        m = len(graph.inputs)
+        ops = sorted({graph.nodes[id - m].op.name for id in reverse_only_nodes(graph)})
+        return {"available": not ops, "reverse_only": ops}
+
+    @staticmethod
+    def reverse_only_ops() -> tuple[str, ...]:
+        """GraphM's list of ops without forward mode; empty by construction."""
+        return REVERSE_ONLY
+
+    @staticmethod
+    def op_jvp_availability(name: str) -> str:
+        """``implemented`` or ``reverse_only``; raises `UnknownOp` for a name it does not know."""
+        return find(name).jvp_availability()
+
+    def _plan(self, graph: Graph) -> Plan:
+        """Optimize and schedule; refuse what would not fit.
+
+        Raises:
+            MemoryLimit: The estimated peak exceeds the limit.
+        """
+        plan = make_plan(optimize(graph))
+        if self.memory_limit is not None and plan.peak_bytes > self.memory_limit:
+            raise errors.MemoryLimit(limit=self.memory_limit, actual=plan.peak_bytes)
+        return plan
+
+    def _run_plan(
+        self, plan: Plan, arguments: list[Array | None], deadline: tuple[float, float] | None
+    ) -> list[Array]:
+        moment, stated = deadline if deadline is not None else (None, 0.0)
+        return execute(
+            plan,
+            arguments,
+            deadline=moment,
+            deadline_ms=stated,
+            check_types=self.check_types,
+        )
