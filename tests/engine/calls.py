@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from gradwire_engine import Builder, Entry, Graph, Input, Type, errors, transform
 from gradwire_engine.ir import type_of
 from gradwire_engine.runtime import interpret

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from gradwire_engine import ops, passes, transform, verify
 from gradwire_engine.ir import Graph, GraphBuilder, Input, Type, type_of
 from gradwire_engine.runtime import interpret

@@ -1,4 +1,4 @@
-"""Elementwise ops where the laws do not look: kinks, ties, NaN, infinities, corners and refusals."""
+"""Elementwise ops where the laws do not look: kinks, ties, NaN, infinities and refusals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from gradwire_engine import errors, ops, transform
 from gradwire_engine.ir import Type
 

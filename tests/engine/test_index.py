@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from gradwire_engine import Type, transform
 from gradwire_engine.runtime import interpret
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from gradwire_engine import Type
 
 from .calls import check_refusal, evaluate, f64, gradients, i64

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from gradwire_engine import Type, transform
 from gradwire_engine.ops.sources import split_mix, uniform
 from gradwire_engine.runtime import interpret

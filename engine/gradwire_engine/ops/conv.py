@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..ir import Type, Value
@@ -38,17 +39,7 @@ class ConvGeneral(Op, inputs=("x", "w"), linear_in=("x", "w")):
 
     def geometry(self, x: Type, w: Type) -> Geometry:
         """All sizes, for operands of matching ranks."""
-        rank = w.rank - 2
-        names = ("strides", "low", "high", "dilate_x", "dilate_w")
-        return Geometry(
-            x.shape[0],
-            self.groups,
-            w.shape[1],
-            w.shape[0] // self.groups,
-            x.shape[2:],
-            w.shape[2:],
-            *(checks.per_axis(self, name, getattr(self, name), rank) for name in names),
-        )
+        return _geometry(self, x.shape, w.shape)
 
     def typing(self, x: Type, w: Type) -> Type:
         if x.rank == w.rank >= 3:
@@ -145,6 +136,20 @@ class ConvGeneral(Op, inputs=("x", "w"), linear_in=("x", "w")):
     def _with_groups(self, groups: int) -> ConvGeneral:
         fixed = (self.strides, self.low, self.high, self.dilate_x, self.dilate_w)
         return ConvGeneral(*fixed, groups)
+
+
+@lru_cache(maxsize=4096)
+def _geometry(op: ConvGeneral, x: tuple[int, ...], w: tuple[int, ...]) -> Geometry:
+    names = ("strides", "low", "high", "dilate_x", "dilate_w")
+    return Geometry(
+        x[0],
+        op.groups,
+        w[1],
+        w[0] // op.groups,
+        x[2:],
+        w[2:],
+        *(checks.per_axis(op, name, getattr(op, name), len(w) - 2) for name in names),
+    )
 
 
 def _share(channels: int, groups: int) -> int | str:

@@ -1,0 +1,315 @@
+"""Clients: a server's address and connections, and what can be asked of it outside of a session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Final, Literal, Self, cast
+
+import httpx
+
+from gradwire import _exchanges as exchanges
+from gradwire._connection import AsyncConnection, Config, Connection
+from gradwire._protocol import RetryPolicy
+from gradwire._session import AsyncSession, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from numpy.typing import ArrayLike
+
+    from gradwire._exchanges import Groups
+    from gradwire._values import InputLike
+    from gradwire.wire.messages import NodeEntry, OpDocument, Ref, SessionSummary
+
+__all__ = ["AsyncClient", "Client", "connect", "connect_async", "local"]
+
+_TIMEOUT: Final = 60.0
+_ENTRY_POINTS: Final = "gradwire.local"
+
+Mode = Literal["forward", "vjp", "jvp"]
+
+
+class Client:
+    """A server, over one pool of connections; a context manager that closes it.
+
+    Sessions made here stay on the server when the client is closed.
+    """
+
+    def __init__(self, http: httpx.Client, config: Config | None = None) -> None:
+        self._connection = Connection(http, config or Config())
+        self._http = http
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return str(self._http.base_url)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def session(self, inputs: Mapping[str, InputLike], *, name: str | None = None) -> Session:
+        """A new session.
+
+        Args:
+            inputs: Its inputs in order: a shape (`{"x": (3,)}`), shape and dtype
+                (`{"x": ((3,), "float64")}`), or an `Input`.
+            name: A name for it, unique among yours.
+        """
+        return Session(self._connection, self._connection.perform(exchanges.create(inputs, name)))
+
+    def open(self, session: str) -> Session:
+        """The session of that id or name.
+
+        Raises:
+            SessionNotFound: There is none.
+        """
+        return Session(self._connection, self._connection.perform(exchanges.read(session)))
+
+    def sessions(self) -> Iterator[SessionSummary]:
+        """All sessions of this caller, asked for page by page."""
+        cursor: str | None = None
+        while True:
+            page = self._connection.perform(exchanges.page(cursor))
+            yield from page["sessions"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def execute(
+        self,
+        inputs: Mapping[str, InputLike],
+        nodes: Sequence[NodeEntry],
+        *,
+        mode: Mode = "forward",
+        feed: Mapping[str, ArrayLike] | None = None,
+        outputs: Mapping[str, Ref] | None = None,
+        cotangents: Mapping[str, ArrayLike] | None = None,
+        tangents: Mapping[str, ArrayLike] | None = None,
+        **run: object,
+    ) -> Groups:
+        """Runs a whole graph in one request; nothing of it is kept.
+
+        Args:
+            inputs: The graph's inputs, as for `session`.
+            nodes: Its ops as the HTTP contract writes them.
+            mode: What to run.
+            feed: Input arrays by name.
+            outputs: The graph's outputs by name; by default the last node.
+            cotangents: By output (vjp).
+            tangents: By input (jvp).
+            run: Further fields of the run: `wrt`, `in_axes`, `reduce`, `transforms`, ...
+
+        Returns:
+            Arrays by group (`outputs`, `gradients`, `tangents`) and name.
+        """
+        exchange = exchanges.execute(
+            inputs,
+            nodes,
+            outputs,
+            {"mode": mode, **run},
+            {"inputs": feed, "cotangents": cotangents, "tangents": tangents},
+            binary=self._connection.config.binary,
+        )
+        return self._connection.perform(exchange)
+
+    def ops(self) -> list[OpDocument]:
+        """The op catalogue."""
+        return self._connection.perform(exchanges.ops())
+
+    def op(self, name: str) -> OpDocument:
+        """One op of the catalogue, by name or alias.
+
+        Raises:
+            OpNotFound: There is none.
+        """
+        return self._connection.perform(exchanges.op(name))
+
+    def limits(self) -> dict[str, int]:
+        """The limits that the server has in force."""
+        return self._connection.perform(exchanges.limits())
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.url}>"
+
+
+class AsyncClient:
+    """As `Client`, for asyncio: `async with gw.connect_async(url) as client`."""
+
+    def __init__(self, http: httpx.AsyncClient, config: Config | None = None) -> None:
+        self._connection = AsyncConnection(http, config or Config())
+        self._http = http
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return str(self._http.base_url)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def session(
+        self, inputs: Mapping[str, InputLike], *, name: str | None = None
+    ) -> AsyncSession:
+        """As `Client.session`."""
+        document = await self._connection.perform(exchanges.create(inputs, name))
+        return AsyncSession(self._connection, document)
+
+    async def open(self, session: str) -> AsyncSession:
+        """As `Client.open`."""
+        document = await self._connection.perform(exchanges.read(session))
+        return AsyncSession(self._connection, document)
+
+    async def sessions(self) -> AsyncIterator[SessionSummary]:
+        """As `Client.sessions`."""
+        cursor: str | None = None
+        while True:
+            page = await self._connection.perform(exchanges.page(cursor))
+            for summary in page["sessions"]:
+                yield summary
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    async def execute(
+        self,
+        inputs: Mapping[str, InputLike],
+        nodes: Sequence[NodeEntry],
+        *,
+        mode: Mode = "forward",
+        feed: Mapping[str, ArrayLike] | None = None,
+        outputs: Mapping[str, Ref] | None = None,
+        cotangents: Mapping[str, ArrayLike] | None = None,
+        tangents: Mapping[str, ArrayLike] | None = None,
+        **run: object,
+    ) -> Groups:
+        """As `Client.execute`."""
+        exchange = exchanges.execute(
+            inputs,
+            nodes,
+            outputs,
+            {"mode": mode, **run},
+            {"inputs": feed, "cotangents": cotangents, "tangents": tangents},
+            binary=self._connection.config.binary,
+        )
+        return await self._connection.perform(exchange)
+
+    async def ops(self) -> list[OpDocument]:
+        """As `Client.ops`."""
+        return await self._connection.perform(exchanges.ops())
+
+    async def op(self, name: str) -> OpDocument:
+        """As `Client.op`."""
+        return await self._connection.perform(exchanges.op(name))
+
+    async def limits(self) -> dict[str, int]:
+        """As `Client.limits`."""
+        return await self._connection.perform(exchanges.limits())
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self.url}>"
+
+
+def connect(
+    url: str,
+    *,
+    binary: bool = True,
+    keep_sources: bool = True,
+    timeout: float | None = _TIMEOUT,
+    headers: Mapping[str, str] | None = None,
+    attempts: int = RetryPolicy.attempts,
+    transport: httpx.BaseTransport | None = None,
+) -> Client:
+    """A client of the server at `url`; nothing is sent yet.
+
+    Args:
+        url: Where the server is, `http://127.0.0.1:8000`.
+        binary: Tensors travel as safetensors; False sends and asks for JSON.
+        keep_sources: Ops carry the file and line that called them, for later errors.
+        timeout: Seconds to wait for a connection, or for the next bytes; None waits for ever.
+        headers: Further headers of every request.
+        attempts: The most times that one request is sent.
+        transport: An httpx transport to send through.
+
+    Raises:
+        ValueError: `url` does not begin with http:// or https://.
+    """
+    http = httpx.Client(
+        base_url=_address(url), timeout=timeout, headers=_headers(headers), transport=transport
+    )
+    return Client(http, Config(binary, keep_sources, RetryPolicy(attempts)))
+
+
+def connect_async(
+    url: str,
+    *,
+    binary: bool = True,
+    keep_sources: bool = True,
+    timeout: float | None = _TIMEOUT,
+    headers: Mapping[str, str] | None = None,
+    attempts: int = RetryPolicy.attempts,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> AsyncClient:
+    """As `connect`, for asyncio."""
+    http = httpx.AsyncClient(
+        base_url=_address(url), timeout=timeout, headers=_headers(headers), transport=transport
+    )
+    return AsyncClient(http, Config(binary, keep_sources, RetryPolicy(attempts)))
+
+
+def local(*, binary: bool = True, keep_sources: bool = True) -> Client:
+    """A client of the whole service in this process, without a server; sessions live in memory.
+
+    Raises:
+        ImportError: The service is not installed.
+    """
+    found = list(metadata.entry_points(group=_ENTRY_POINTS))
+    hint = 'gw.local() runs the service in this process: install "gradwire[service]" for it.'
+    if not found:
+        raise ImportError(hint)
+    try:
+        make = cast("Callable[[], httpx.BaseTransport]", found[0].load())
+    except ImportError as missing:
+        raise ImportError(hint) from missing
+    return connect(
+        "http://gradwire.local",
+        binary=binary,
+        keep_sources=keep_sources,
+        timeout=None,
+        transport=make(),
+    )
+
+
+def _address(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"a server's address begins with http:// or https://, not {url!r}")
+    return url
+
+
+def _headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    return {"User-Agent": f"gradwire-python/{metadata.version('gradwire')}", **(headers or {})}

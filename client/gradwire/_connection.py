@@ -1,0 +1,228 @@
+"""httpx, and nothing else: sends the attempts of a conversation, sleeps its waits, reads replies.
+
+Bodies go out as generators of 1 MiB slices with a Content-Length, because httpx copies what is left
+of a bytes body after every write; answers are read into one buffer of the announced length, of
+which the arrays of a binary answer are then views.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import httpx
+import numpy as np
+
+from gradwire import errors
+from gradwire._protocol import (
+    CHUNK,
+    Answer,
+    Attempt,
+    Exchange,
+    Lost,
+    Reply,
+    Request,
+    RetryPolicy,
+    Wait,
+    converse,
+)
+
+__all__ = ["AsyncConnection", "Config", "Connection"]
+
+T = TypeVar("T")
+
+_LARGEST_PREALLOCATION: Final = 1 << 34
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a client talks.
+
+    Attributes:
+        binary: Send and ask for tensors as safetensors rather than JSON.
+        keep_sources: Send the caller's file and line with each op.
+        policy: When requests are sent again.
+    """
+
+    binary: bool = True
+    keep_sources: bool = True
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+class Connection:
+    """A pool of connections to one server."""
+
+    def __init__(self, http: httpx.Client, config: Config) -> None:
+        self.config = config
+        self._http = http
+
+    def close(self) -> None:
+        """Closes the pool."""
+        self._http.close()
+
+    def perform(self, exchange: Exchange[T]) -> T:
+        """The result of an exchange."""
+        try:
+            request = next(exchange)
+            while True:
+                try:
+                    answer = self._converse(request)
+                except errors.GradwireError as error:
+                    request = exchange.throw(error)
+                else:
+                    request = exchange.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def _converse(self, request: Request) -> Answer:
+        steps = converse(request, self.config.policy)
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Wait):
+                    time.sleep(step.seconds)
+                    step = steps.send(None)
+                else:
+                    step = steps.send(self._attempt(step))
+        except StopIteration as done:
+            answer: Answer = done.value
+            return answer
+
+    def _attempt(self, attempt: Attempt) -> Reply | Lost:
+        content = _slices(attempt) if attempt.chunks else None
+        try:
+            request = self._http.build_request(
+                attempt.method,
+                attempt.path,
+                params=attempt.query or None,
+                headers=_headers(attempt),
+                content=content,
+            )
+            response = self._http.send(request, stream=True)
+            try:
+                buffer = _Buffer(response.headers)
+                for chunk in response.iter_bytes():
+                    buffer.add(chunk)
+            finally:
+                response.close()
+        except httpx.HTTPError as error:
+            return _lost(error)
+        return Reply(response.status_code, dict(response.headers), buffer.whole())
+
+
+class AsyncConnection:
+    """A pool of connections to one server, for one event loop."""
+
+    def __init__(self, http: httpx.AsyncClient, config: Config) -> None:
+        self.config = config
+        self._http = http
+
+    async def close(self) -> None:
+        """Closes the pool."""
+        await self._http.aclose()
+
+    async def perform(self, exchange: Exchange[T]) -> T:
+        """The result of an exchange."""
+        try:
+            request = next(exchange)
+            while True:
+                try:
+                    answer = await self._converse(request)
+                except errors.GradwireError as error:
+                    request = exchange.throw(error)
+                else:
+                    request = exchange.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def _converse(self, request: Request) -> Answer:
+        steps = converse(request, self.config.policy)
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Wait):
+                    await asyncio.sleep(step.seconds)
+                    step = steps.send(None)
+                else:
+                    step = steps.send(await self._attempt(step))
+        except StopIteration as done:
+            answer: Answer = done.value
+            return answer
+
+    async def _attempt(self, attempt: Attempt) -> Reply | Lost:
+        content = _async_slices(attempt) if attempt.chunks else None
+        try:
+            request = self._http.build_request(
+                attempt.method,
+                attempt.path,
+                params=attempt.query or None,
+                headers=_headers(attempt),
+                content=content,
+            )
+            response = await self._http.send(request, stream=True)
+            try:
+                buffer = _Buffer(response.headers)
+                async for chunk in response.aiter_bytes():
+                    buffer.add(chunk)
+            finally:
+                await response.aclose()
+        except httpx.HTTPError as error:
+            return _lost(error)
+        return Reply(response.status_code, dict(response.headers), buffer.whole())
+
+
+def _headers(attempt: Attempt) -> dict[str, str]:
+    # httpx sends an iterator's length only if told; and asks for compression unless told not to.
+    length = {"Content-Length": str(attempt.size)} if attempt.chunks else {}
+    return {"Accept-Encoding": "identity", **attempt.headers, **length}
+
+
+def _slices(attempt: Attempt) -> Iterator[bytes]:
+    for chunk in attempt.chunks:
+        view = memoryview(chunk)
+        for at in range(0, len(view), CHUNK):
+            yield view[at : at + CHUNK]  # type: ignore[misc] # httpx passes buffers on as they are
+
+
+async def _async_slices(attempt: Attempt) -> AsyncIterator[bytes]:
+    for piece in _slices(attempt):
+        yield piece
+
+
+def _lost(error: httpx.HTTPError) -> Lost:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, httpx.TimeoutException):
+        return Lost("timeout", reason)
+    return Lost("unreached" if isinstance(error, httpx.ConnectError) else "broken", reason)
+
+
+class _Buffer:
+    """The bytes of an answer as they come in, in one piece if its length is announced."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        length = headers.get("content-length", "")
+        known = length.isdigit() and int(length) <= _LARGEST_PREALLOCATION
+        encoded = "content-encoding" in headers
+        self._space = np.empty(int(length) if known and not encoded else 0, np.uint8).data
+        self._rest = bytearray()
+        self._filled = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Takes the next bytes."""
+        end = self._filled + len(chunk)
+        if not self._rest and end <= len(self._space):
+            self._space[self._filled : end] = chunk
+            self._filled = end
+        else:
+            self._rest += chunk
+
+    def whole(self) -> memoryview:
+        """All bytes that came."""
+        if not self._rest:
+            return self._space[: self._filled]
+        return memoryview(bytearray(self._space[: self._filled]) + self._rest)

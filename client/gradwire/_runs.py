@@ -1,0 +1,284 @@
+"""Runs of a graph as exchanges: what forward, vjp, jvp, hvp and jacobian send and give.
+
+`RunPlan` knows a session, the outputs asked for and under which keys the caller wants them, the
+mapped axes and the options. The two kinds of `Function` are shells over it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from gradwire._exchanges import Groups, perform_run
+from gradwire._protocol import Exchange, segment
+from gradwire._tensor import BaseTensor, slot_of
+from gradwire._values import as_tensor
+from gradwire.wire.tensors import DTYPES
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from gradwire._recorder import Recorder
+    from gradwire.wire.tensors import Array
+
+__all__ = ["Feed", "Reduce", "RunPlan"]
+
+Feed: TypeAlias = "Mapping[str, ArrayLike]"
+Reduction: TypeAlias = Literal["sum", "mean"]
+Reduce: TypeAlias = "Reduction | Mapping[str, Reduction] | None"
+"""How results are reduced over the mapped axis: one word, or a word by path (`gradients/w`)."""
+
+Arrays: TypeAlias = "dict[str, Array]"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """How a function runs.
+
+    Attributes:
+        recorder: The session's state.
+        outputs: The values asked for by the caller's keys; None where the session has none, so
+            that the server says so.
+        in_axes: The mapped axis of inputs, by name.
+        options: `deadline_ms`, `nan_policy` and `tier`, as far as given.
+    """
+
+    recorder: Recorder[Any]
+    outputs: Mapping[str, BaseTensor | str] | None
+    in_axes: Mapping[str, int] = field(default_factory=dict[str, int])
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    def forward(self, inputs: Feed, reduce: Reduce) -> Exchange[Arrays]:
+        """The outputs."""
+        document = self._document(reduce, [f"outputs/{key}" for key in self._keys()])
+        groups = yield from self._run("forward", document, self._inputs(inputs))
+        return self._named(groups["outputs"])
+
+    def vjp(
+        self,
+        cotangent: ArrayLike | Feed | None,
+        wrt: Sequence[str] | None,
+        inputs: Feed,
+        reduce: Reduce,
+        *,
+        reduce_outputs: bool = False,
+    ) -> Exchange[tuple[Arrays, Arrays]]:
+        """The outputs, and the gradients in the order of `wrt`."""
+        wrt = _names(wrt)
+        order = self.recorder.differentiable if wrt is None else wrt
+        paths = [f"gradients/{name}" for name in order if name not in self.in_axes]
+        if reduce_outputs:
+            paths += [f"outputs/{key}" for key in self._keys()]
+        document = self._document(reduce, paths)
+        if wrt is not None:
+            document["wrt"] = wrt
+        given = self._cotangents(cotangent)
+        if self.in_axes and given:
+            document["in_axes"] = {**self._axes(), **dict.fromkeys(given, 0)}
+        groups = yield from self._run("vjp", document, {**self._inputs(inputs), **given})
+        return self._named(groups["outputs"]), _ordered(groups.get("gradients", {}), order)
+
+    def jvp(self, tangents: Feed, inputs: Feed, reduce: Reduce) -> Exchange[tuple[Arrays, Arrays]]:
+        """The outputs and their tangents."""
+        keys = self._keys()
+        paths = [f"{group}/{key}" for group in ("outputs", "tangents") for key in keys]
+        document = self._document(reduce, paths)
+        given = self._feed("tangents", tangents)
+        axes = {f"tangents/{n}": a for n, a in self.in_axes.items() if n in tangents}
+        if axes:
+            document["in_axes"] = {**self._axes(), **axes}
+        groups = yield from self._run("jvp", document, {**self._inputs(inputs), **given})
+        return self._named(groups["outputs"]), self._named(groups["tangents"])
+
+    def hvp(
+        self,
+        v: Feed,
+        wrt: Sequence[str] | None,
+        inputs: Feed,
+        cotangent: ArrayLike | None,
+        reduce: Reduce,
+    ) -> Exchange[Arrays]:
+        """The tangents of the gradients along `v`: forward over reverse, in one request."""
+        _, output = self._sole("hvp")
+        wrt = _names(wrt) or list(v)
+        base, dtype, shape = self._base(output)
+        role = _fresh("cotangent", base, self.recorder.by_name)
+        if cotangent is None:
+            if shape:
+                raise ValueError("hvp of an output that is no scalar needs its cotangent")
+            cotangent = np.ones((), DTYPES[dtype])
+        taken = {base}
+        names: dict[str, str] = {}
+        for name in wrt:
+            names[name] = _fresh("gradient", name, taken)
+            taken.add(names[name])
+        transform = {"transform": "vjp", "outputs": [_ref(output)], "wrt": wrt}
+        document = self._document(None, [])
+        document["outputs"] = list(names.values())
+        document["transforms"] = [transform]
+        if reduce is not None:
+            words = dict.fromkeys(wrt, reduce) if isinstance(reduce, str) else reduce
+            free = {n: w for n, w in words.items() if n in names and n not in self.in_axes}
+            document["reduce"] = {f"tangents/{names[n]}": w for n, w in free.items()}
+        axes = {f"tangents/{n}": a for n, a in self.in_axes.items() if n in v}
+        if axes:
+            document["in_axes"] = {**self._axes(), **axes}
+        tensors = {**self._inputs(inputs), **self._feed("tangents", v)}
+        tensors[f"inputs/{role}"] = as_tensor(cotangent, dtype)
+        groups = yield from self._run("jvp", document, tensors)
+        return {name: groups["tangents"][derived] for name, derived in names.items()}
+
+    def jacobian(
+        self,
+        wrt: Sequence[str] | None,
+        inputs: Feed,
+        mode: Literal["auto", "reverse", "forward"],
+    ) -> Exchange[Arrays]:
+        """By input name: d output / d input, of shape output.shape + input.shape."""
+        key, output = self._sole("jacobian")
+        if self.in_axes:
+            raise ValueError("a jacobian is not mapped again: take it of the function itself")
+        wrt = _names(wrt) or self.recorder.differentiable
+        _, dtype, shape = self._base(output)
+        shapes = {name: self.recorder.find(name).shape for name in wrt}
+        rows, columns = math.prod(shape), sum(map(math.prod, shapes.values()))
+        if mode == "reverse" or (mode == "auto" and rows <= columns):
+            basis = _basis(shape, dtype)
+            path = f"cotangents/{_key(output)}"
+            document = self._document(None, [])
+            document.update(wrt=wrt, in_axes={path: 0})
+            tensors = {**self._inputs(inputs), path: basis}
+            groups = yield from self._run("vjp", document, tensors)
+            stacks = groups["gradients"]
+            return {name: stacks[name].reshape(shape + shapes[name]) for name in wrt}
+        blocks: Arrays = {}
+        for name in wrt:
+            path = f"tangents/{name}"
+            document = self._document(None, [])
+            document["in_axes"] = {path: 0}
+            basis = _basis(shapes[name], self.recorder.find(name).dtype)
+            groups = yield from self._run("jvp", document, {**self._inputs(inputs), path: basis})
+            columns_last = np.moveaxis(self._named(groups["tangents"])[key], 0, -1)
+            blocks[name] = columns_last.reshape(shape + shapes[name])
+        return blocks
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def _run(
+        self, route: str, document: Mapping[str, object], tensors: Mapping[str, Array]
+    ) -> Exchange[Groups]:
+        path = f"/v1/sessions/{segment(self.recorder.id)}/{route}"
+        return perform_run(path, document, tensors, binary=self.recorder.binary)
+
+    def _document(self, reduce: Reduce, paths: Sequence[str]) -> dict[str, object]:
+        document = dict(self.options)
+        if self.outputs is not None:
+            document["outputs"] = list({_key(o): _ref(o) for o in self.outputs.values()}.values())
+        if self.in_axes:
+            document["in_axes"] = self._axes()
+        if reduce is not None:
+            words = dict.fromkeys(paths, reduce) if isinstance(reduce, str) else reduce
+            document["reduce"] = {self._translated(path): w for path, w in words.items()}
+        return document
+
+    def _axes(self) -> dict[str, int]:
+        return {f"inputs/{name}": axis for name, axis in self.in_axes.items()}
+
+    def _keys(self) -> list[str]:
+        return list(self.outputs or ())
+
+    def _translated(self, path: str) -> str:
+        """A result's path with the caller's key replaced by the one that travels."""
+        group, _, key = path.partition("/")
+        if group == "gradients" or not self.outputs or key not in self.outputs:
+            return path
+        return f"{group}/{_key(self.outputs[key])}"
+
+    def _named(self, results: Arrays) -> Arrays:
+        """Results under the caller's keys, in the caller's order."""
+        if self.outputs is None:
+            return results
+        return {key: results[_key(output)] for key, output in self.outputs.items()}
+
+    def _inputs(self, values: Feed) -> Arrays:
+        return self._feed("inputs", values)
+
+    def _feed(self, group: str, values: Feed) -> Arrays:
+        """Values as arrays by path, of the dtypes that their inputs have."""
+        return {f"{group}/{name}": a for name, a in self.recorder.feed(values).items()}
+
+    def _cotangents(self, cotangent: ArrayLike | Feed | None) -> Arrays:
+        if cotangent is None:
+            return {}
+        if not isinstance(cotangent, Mapping):
+            key, _ = self._sole("a cotangent without a name")
+            cotangent = {key: cotangent}
+        arrays: Arrays = {}
+        for key, value in cotangent.items():
+            output = (self.outputs or {}).get(key, key)
+            arrays[f"cotangents/{_key(output)}"] = as_tensor(value, self._dtype(output))
+        return arrays
+
+    def _sole(self, what: str) -> tuple[str, BaseTensor | str]:
+        """The only output."""
+        outputs = self.outputs or {}
+        if len(outputs) != 1:
+            raise ValueError(f"{what} needs a function of one output, this has {len(outputs)}")
+        return next(iter(outputs.items()))
+
+    def _handle(self, output: BaseTensor | str) -> BaseTensor | None:
+        if isinstance(output, BaseTensor):
+            return output
+        declared = self.recorder.outputs.get(output)
+        if declared is not None:
+            return self.recorder.by_id.get(declared)
+        return self.recorder.by_name.get(output)
+
+    def _dtype(self, output: BaseTensor | str) -> str | None:
+        handle = self._handle(output)
+        return None if handle is None else handle.dtype
+
+    def _base(self, output: BaseTensor | str) -> tuple[str, str, tuple[int, ...]]:
+        """What the output is called in a derived graph, and its type."""
+        handle = self._handle(output)
+        if handle is None:
+            raise KeyError(f"no value {output!r} is known in this session; see refresh()")
+        name = output if isinstance(output, str) else handle.name or f"v{handle.id}"
+        return name, handle.dtype, handle.shape
+
+
+def _names(wrt: Sequence[str] | None) -> list[str] | None:
+    """Input names; a single one may come bare."""
+    return [wrt] if isinstance(wrt, str) else None if wrt is None else list(wrt)
+
+
+def _ref(output: BaseTensor | str) -> object:
+    return slot_of(output).document() if isinstance(output, BaseTensor) else output
+
+
+def _key(output: BaseTensor | str) -> str:
+    """The key of an output in an answer: the ref as it was written, an id as text."""
+    return str(output.id) if isinstance(output, BaseTensor) else output
+
+
+def _fresh(role: str, name: str, taken: Container[str]) -> str:
+    """The name that a transform gives: `cotangent.y`, or `cotangent2.y` where that is taken."""
+    candidate, number = f"{role}.{name}", 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{role}{number}.{name}"
+    return candidate
+
+
+def _basis(shape: tuple[int, ...], dtype: str) -> Array:
+    size = math.prod(shape)
+    return np.eye(size, dtype=DTYPES[dtype]).reshape(size, *shape)
+
+
+def _ordered(results: Arrays, order: Sequence[str]) -> Arrays:
+    first = {name: results[name] for name in order if name in results}
+    return {**first, **results}

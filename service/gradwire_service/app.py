@@ -1,0 +1,216 @@
+"""The application: settings in, ASGI app out. Nothing is kept at module level.
+
+The lifespan opens the store and the worker threads and closes them again; `Guard` is the outermost
+layer, which gives every request an id and turns every exception into an answer of the contract.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import threading
+import uuid
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from gradwire.wire.messages import PROBLEM, REQUEST_ID
+from gradwire_engine import Engine
+
+from .errors import PayloadTooLarge, RouteNotFound, close_matches, problem_of
+from .http import Disconnected, Pool, Receive, Reply, Scope, Send, default_threads
+from .routes import ROUTES
+from .sessions import Sessions
+from .settings import Settings
+from .store import SqliteStore, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import ASGIApp
+
+__all__ = ["Guard", "Service", "create_app", "open_store"]
+
+_log = logging.getLogger("gradwire_service")
+
+_LIGHT_QUEUE = 1000
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the handlers work with, for the lifetime of one app."""
+
+    settings: Settings
+    store: Store
+    engine: Engine
+    sessions: Sessions
+    light_pool: Pool
+    heavy_pool: Pool
+    draining: threading.Event
+
+
+def open_store(settings: Settings) -> SqliteStore:
+    """The store under the settings' data directory."""
+    return SqliteStore(
+        settings.data_path,
+        retention=settings.idempotency_seconds,
+        max_bytes=settings.store_bytes,
+    )
+
+
+def create_app(settings: Settings | None = None, store: Store | None = None) -> Starlette:
+    """The service as an ASGI application.
+
+    Args:
+        settings: From the environment where absent.
+        store: Used instead of the one under the data directory; the app closes it.
+    """
+    chosen = Settings() if settings is None else settings
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        service = _open(chosen, store)
+        app.state.service = service
+        with _draining_on_sigterm(service):
+            yield
+        await anyio.to_thread.run_sync(_close, service)
+
+    app = Starlette(routes=list(ROUTES), lifespan=lifespan, middleware=[Middleware(Guard)])
+    app.router.redirect_slashes = False
+    app.router.default = _no_route
+    return app
+
+
+def _open(settings: Settings, store: Store | None) -> Service:
+    opened = open_store(settings) if store is None else store
+    engine = Engine(memory_limit=settings.memory_bytes)
+    return Service(
+        settings=settings,
+        store=opened,
+        engine=engine,
+        sessions=Sessions(
+            opened,
+            engine,
+            memory_limit=settings.memory_bytes,
+            max_nodes=settings.max_nodes,
+            max_sessions=settings.max_sessions,
+            cached=settings.cached_sessions,
+        ),
+        light_pool=Pool(default_threads(), _LIGHT_QUEUE, "light"),
+        heavy_pool=Pool(settings.run_threads, settings.queue, "run"),
+        draining=threading.Event(),
+    )
+
+
+def _close(service: Service) -> None:
+    service.heavy_pool.close()
+    service.light_pool.close()
+    service.store.close()
+
+
+@contextmanager
+def _draining_on_sigterm(service: Service) -> Iterator[None]:
+    """Between SIGTERM and the server's own reaction to it, answer `draining` for a while."""
+    seconds = service.settings.drain_seconds
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    server = signal.getsignal(signal.SIGTERM)
+
+    def drain(_number: int, _frame: Any) -> None:
+        if service.draining.is_set() or not callable(server):
+            return
+        service.draining.set()
+        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+        signal.signal(signal.SIGTERM, server)
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, drain)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, server)
+
+
+class Guard:
+    """The outermost layer: request ids, and an answer of the contract for every exception."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI scope; only HTTP requests are touched."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        started = False
+
+        async def tagged(message: MutableMapping[str, Any]) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                tag = (REQUEST_ID.lower().encode("ascii"), request_id.encode("ascii"))
+                message = {**message, "headers": [*message.get("headers", ()), tag]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tagged)
+        except Disconnected:
+            return
+        except Exception as error:
+            if started:  # half an answer is out: cutting it off is all that is left
+                _log.exception("request %s: fault while answering", request_id)
+                raise
+            await _refuse(error, request_id, receive, tagged)
+
+
+async def _refuse(error: Exception, request_id: str, receive: Receive, send: Send) -> None:
+    status, body, headers = problem_of(error, request_id)
+    if status == 500:
+        _log.error("request %s: internal fault", request_id, exc_info=error)
+    if not isinstance(error, PayloadTooLarge):
+        await Reply(status, PROBLEM, [body], headers).send(send)
+        return
+    reply = Reply(status, PROBLEM, [body], {**headers, "Connection": "close"})
+
+    async def lingering(message: Mapping[str, Any]) -> None:
+        # Closing at once would reset the connection while the client still sends, and the reset may
+        # overtake the answer: give it a moment, reading on, before the last word.
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            with anyio.move_on_after(1.0):
+                while (await receive()).get("more_body"):
+                    pass
+        await send(dict(message))
+
+    await reply.send(lingering)
+
+
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    """What the router calls where no route matches."""
+    del receive, send
+    if scope["type"] == "http":  # a WebSocket handshake is left to the server, which refuses it
+        path = scope["path"][:300]
+        known = [route.path for route in ROUTES]
+        raise RouteNotFound(path=path, suggestions=close_matches(path, known))
+
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+def _request_id(scope: Mapping[str, Any]) -> str:
+    """The caller's id for the request if it is a sane one, else a new one."""
+    name = REQUEST_ID.lower().encode("ascii")
+    for key, value in scope["headers"]:
+        if key == name and _SANE_ID.fullmatch(value):
+            given: bytes = value
+            return given.decode("ascii")
+    return uuid.uuid4().hex

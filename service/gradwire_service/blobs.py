@@ -1,0 +1,96 @@
+"""Large array attributes, kept beside the log: one immutable file each, named by its SHA-256.
+
+A blob is written and synced before the log entry that needs it is committed, and removed only while
+the store's write lock is held and no log refers to it, so that no committed entry ever lacks one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Blobs", "digest"]
+
+
+def digest(array: np.ndarray[Any, Any]) -> str:
+    """SHA-256 of an array's bytes, row-major and little-endian."""
+    return hashlib.sha256(_raw(array)).hexdigest()
+
+
+def _raw(array: np.ndarray[Any, Any]) -> memoryview:
+    solid = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return solid.reshape(-1).view(np.uint8).data
+
+
+class Blobs:
+    """A content-addressed set of byte strings, in a directory or (None) in memory."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._memory: dict[str, bytes] = {}
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+
+    def ensure(self, sha256: str, array: np.ndarray[Any, Any]) -> None:
+        """Make the blob durable, unless it is there already."""
+        if self._directory is None:
+            if sha256 not in self._memory:
+                self._memory[sha256] = bytes(_raw(array))
+            return
+        path = self._directory / sha256
+        if path.exists():
+            return
+        handle, name = tempfile.mkstemp(dir=self._directory, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_raw(array))
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_directory(self._directory)
+
+    def load(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """The blob as a read-only array; a file is mapped, not read.
+
+        Raises:
+            FileNotFoundError: There is no such blob.
+        """
+        buffer: bytes | mmap.mmap
+        if self._directory is None:
+            if sha256 not in self._memory:
+                raise FileNotFoundError(sha256)
+            buffer = self._memory[sha256]
+        else:
+            with (self._directory / sha256).open("rb") as file:
+                buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(buffer, np.dtype(dtype).newbyteorder("<")).reshape(shape)
+
+    def discard(self, sha256: str) -> None:
+        """Forget a blob; arrays that were loaded stay valid."""
+        if self._directory is None:
+            self._memory.pop(sha256, None)
+        else:
+            (self._directory / sha256).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """Every blob there is."""
+        if self._directory is None:
+            return list(self._memory)
+        return [path.name for path in self._directory.iterdir() if not path.name.startswith(".")]
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

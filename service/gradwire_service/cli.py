@@ -1,0 +1,155 @@
+"""The `gradwire` command: `gradwire serve` starts the service, flags are the common settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+__all__ = ["main"]
+
+_EXAMPLES = """\
+examples:
+  gradwire serve                          on http://127.0.0.1:8000
+  gradwire serve --port 0                 on a free port, which is printed
+  gradwire serve --host 0.0.0.0 --workers 4 --data-dir /srv/gradwire
+
+Every other setting is an environment variable GRADWIRE_<NAME>; GET /v1/limits shows the limits in
+force. SIGTERM and Ctrl-C let the requests under way finish.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="gradwire", description="Differentiable tensor graphs as a service."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"gradwire {metadata.version('gradwire')}"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    serve = commands.add_parser(
+        "serve",
+        help="start the HTTP service",
+        description="Start the HTTP service.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument(
+        "--port", type=int, help="port to listen on, 0 for a free one (default 8000)"
+    )
+    serve.add_argument("--workers", type=int, help="server processes (default 1)")
+    serve.add_argument(
+        "--data-dir",
+        type=Path,
+        help="where sessions are kept (default ~/.local/share/gradwire)",
+    )
+    given = parser.parse_args(arguments)
+    options = {
+        name: getattr(given, name)
+        for name in ("host", "port", "workers", "data_dir")
+        if getattr(given, name) is not None
+    }
+    try:
+        return _serve(options)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("gradwire", "gradwire_engine"):
+            raise
+        return _fail(f'{error.name} is not installed: run pip install "gradwire[service]".')
+
+
+def _serve(options: dict[str, object]) -> int:
+    from pydantic import ValidationError
+
+    from .settings import Settings
+
+    try:
+        settings = Settings(**options)  # type: ignore[arg-type] # validated here
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return _fail("; ".join(faults))
+    try:
+        listener = _prepare(settings)
+    except (OSError, RuntimeError) as error:
+        return _fail(str(error))
+    _announce(settings, listener)
+    _run(settings, listener)
+    return 0
+
+
+def _prepare(settings: Settings) -> socket.socket:
+    """Check the store, making it where it is missing, and open the port."""
+    import sqlite3
+
+    from .app import open_store
+
+    try:
+        open_store(settings).close()
+    except (OSError, sqlite3.Error) as error:
+        raise RuntimeError(f"the data directory cannot be used: {error}") from None
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        place = f"{settings.host}:{settings.port}"
+        raise RuntimeError(f"cannot listen on {place}: {error.strerror or error}") from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    print(f"Gradwire {metadata.version('gradwire')} listens on {url}")
+    print(f"Docs: {url}/docs")
+    print(f"Data: {settings.data_path}", flush=True)
+
+
+def _run(settings: Settings, listener: socket.socket) -> None:
+    import uvicorn
+    from uvicorn.supervisors import Multiprocess
+
+    # Worker processes read their settings from the environment.
+    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+        os.environ[f"GRADWIRE_{name.upper()}"] = str(value)
+    config = uvicorn.Config(
+        "gradwire_service.app:create_app",
+        factory=True,
+        workers=settings.workers,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_level=settings.log_level,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    # uvicorn raises the signal again once it is done; that is a clean end here, not a death.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    if settings.workers > 1:
+        Multiprocess(config, sockets=[listener]).run()
+    else:
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _fail(reason: str) -> int:
+    print(f"gradwire: {reason}", file=sys.stderr)
+    return 1

@@ -1,0 +1,223 @@
+"""What the service itself refuses, and how every refusal becomes an answer.
+
+The service's codes are `EngineError`s like the engine's, so that one catalogue holds all. Statuses
+stand in one table, `gradwire.wire.errors.STATUS`; `problem_of` turns any exception into the body of
+RFC 9457 and its headers, and is the only place that does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gradwire.wire.errors import STATUS, WireError, problem
+from gradwire_engine.errors import EngineError, UnknownDtype
+
+__all__ = [
+    "Draining",
+    "IdempotencyConflict",
+    "Internal",
+    "MalformedBody",
+    "MalformedTensor",
+    "MethodNotAllowed",
+    "Overloaded",
+    "PayloadTooLarge",
+    "RouteNotFound",
+    "SessionNotFound",
+    "StorageFull",
+    "UnknownTensor",
+    "UnsupportedMediaType",
+    "VersionConflict",
+    "close_matches",
+    "problem_of",
+]
+
+
+class ServiceFault(EngineError):
+    """A refusal that has to do with HTTP, sessions or the store rather than with graphs."""
+
+
+class SessionNotFound(ServiceFault, template="there is no session {session!r}."):
+    """No session of this owner has that id or name."""
+
+    session: str
+    suggestions: list[str]
+
+
+class RouteNotFound(ServiceFault, template="nothing is served at {path}."):
+    """The path of the URL is none of the service's."""
+
+    path: str
+    suggestions: list[str]
+
+
+class MethodNotAllowed(ServiceFault, template="{path} does not take {method}."):
+    """The path exists, the method does not."""
+
+    path: str
+    method: str
+    allowed: list[str]
+
+
+class VersionConflict(
+    ServiceFault,
+    template="the session is at version {actual}, If-Match asked for {expected}. Read it again.",
+):
+    """If-Match names another version than the session has."""
+
+    expected: int | str
+    actual: int
+
+
+class IdempotencyConflict(
+    ServiceFault,
+    template="the Idempotency-Key {key!r} was used with another body. Choose a new key.",
+):
+    """A key was used before, with another body."""
+
+    key: str
+
+
+class MalformedBody(ServiceFault, template="{where}: {reason}."):
+    """The body is not what the route takes; `path` says where, "" being the whole."""
+
+    path: str
+    reason: str
+
+    def sentence(self) -> str:
+        """The message, an empty path written as what it means."""
+        return self.template.format(where=self.path or "the body", reason=self.reason)
+
+
+class MalformedTensor(ServiceFault, template="{path}: {reason}."):
+    """A tensor contradicts itself."""
+
+    path: str
+    reason: str
+
+
+class UnsupportedMediaType(ServiceFault, template="{actual!r} is not understood: {reason}."):
+    """A body in a form, or with an encoding, that the service does not read."""
+
+    actual: str
+    expected: list[str]
+    reason: str
+
+
+class PayloadTooLarge(ServiceFault, template="the body has {actual} bytes, the limit is {limit}."):
+    """The body is larger than the limit; `actual` is what was declared or read so far."""
+
+    limit: int
+    actual: int
+
+
+class Overloaded(ServiceFault, template="the service is busy: {reason}. Try again shortly."):
+    """Nothing is wrong with the request; there is no room for it now."""
+
+    reason: str
+    retry_after: int = 1
+
+
+class Draining(ServiceFault, template="this server is shutting down: {reason}."):
+    """The server finishes what it has and takes nothing new."""
+
+    reason: str
+    retry_after: int = 1
+
+
+class StorageFull(ServiceFault, template="the store has no room left. Nothing was changed."):
+    """The disk, or the database's limit, is full."""
+
+
+class UnknownTensor(ServiceFault, template="there is no resident tensor {name!r}."):
+    """A run names a resident tensor that is not there."""
+
+    name: str
+    path: str
+    suggestions: list[str]
+
+
+class Internal(ServiceFault, template="an internal fault; it is logged under this request id."):
+    """A fault of the service, never of the request."""
+
+
+def close_matches(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three names that the caller may have meant."""
+    return difflib.get_close_matches(name[:200], list(known), n=3, cutoff=0.6)
+
+
+def problem_of(error: BaseException, request_id: str) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers of the answer to `error`.
+
+    A fact may be any JSON value; numbers that JSON cannot hold travel as strings. Whatever is no
+    `EngineError` or `WireError` is `internal` and says nothing but the request id.
+    """
+    refusal = _refusal(error)
+    status = STATUS[refusal.code]
+    facts = {name: _plain(value) for name, value in refusal.facts().items()}
+    if hasattr(refusal, "suggestions"):
+        facts.setdefault("suggestions", [])  # a caller may rely on the list being there
+    detail = refusal.message[:_MAX_DETAIL]
+    body = problem(refusal.code, status, detail, {**facts, "request_id": request_id})
+    headers = {}
+    if status == 503:
+        headers["Retry-After"] = str(facts.get("retry_after", 1))
+    if isinstance(refusal, MethodNotAllowed):
+        headers["Allow"] = ", ".join(refusal.allowed)
+    # ASCII only: a fact may quote text that UTF-8 cannot hold, such as half a surrogate pair.
+    return status, json.dumps(body, allow_nan=False).encode("ascii"), headers
+
+
+def _refusal(error: BaseException) -> EngineError:
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, WireError):
+        return from_wire(error)
+    if isinstance(error, MemoryError):
+        return Overloaded(reason="there is not enough memory at the moment")
+    return Internal()
+
+
+def from_wire(error: WireError) -> EngineError:
+    """The refusal for a fault that the wire codec found."""
+    if error.code == "unknown_dtype":
+        return UnknownDtype(path=error.path, value=error.value, reason=error.reason)
+    kind = MalformedTensor if error.code == "malformed_tensor" else MalformedBody
+    return kind(path=error.path, reason=error.reason)
+
+
+_MAX_TEXT = 2000
+_MAX_DETAIL = 4000
+_MAX_ITEMS = 100
+_MAX_DEPTH = 8
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A fact as JSON can hold it, cut to a readable size: it may quote the request."""
+    if depth > _MAX_DEPTH:
+        return "..."
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return value if len(value) <= _MAX_TEXT else value[: _MAX_TEXT - 3] + "..."
+    if isinstance(value, int | np.integer):
+        number = int(value)
+        return number if number.bit_length() <= 1024 else "an integer of hundreds of digits"
+    if isinstance(value, float | np.floating):
+        real = float(value)
+        if math.isfinite(real):
+            return real
+        return "NaN" if math.isnan(real) else "Infinity" if real > 0 else "-Infinity"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype.name}{list(value.shape)}"
+    if isinstance(value, Mapping):
+        items = list(value.items())[:_MAX_ITEMS]
+        return {str(name)[:200]: _plain(item, depth + 1) for name, item in items}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item, depth + 1) for item in list(value)[:_MAX_ITEMS]]
+    return str(value)[:_MAX_TEXT]

@@ -1,0 +1,523 @@
+"""HTTP as the rest of the service sees it: a `Call` in, a `Reply` out, both plain data.
+
+A `Resource` is what one path serves. It reads the body on the event loop, within the limit, and
+then hands a `Call` to a handler on a worker thread: parsing, computing and encoding never run on
+the loop. Forms are decided here: JSON or safetensors in, and out what `Accept` asks for, by default
+the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import parse_qsl
+
+import numpy as np
+import orjson
+from starlette.routing import Route
+
+from gradwire.wire import json as wire_json
+from gradwire.wire import safetensors
+from gradwire.wire.messages import BINARY, JSON
+from gradwire.wire.tensors import encode_tensor
+from gradwire_engine.errors import InvalidOption
+
+from .errors import (
+    Draining,
+    MalformedBody,
+    MethodNotAllowed,
+    Overloaded,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    VersionConflict,
+)
+
+if TYPE_CHECKING:
+    from .app import Service
+
+__all__ = [
+    "Call",
+    "Disconnected",
+    "IfMatch",
+    "Key",
+    "Pool",
+    "Reply",
+    "Resource",
+    "Stopwatch",
+    "resource",
+]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Form = Literal["data", "base64", "binary"]
+Array = np.ndarray[Any, Any]
+
+
+class Disconnected(Exception):
+    """The client went away before its body was complete."""
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A finished answer; `chunks` are sent one after the other and may be views of arrays."""
+
+    status: int = 200
+    media_type: str | None = None
+    chunks: Sequence[bytes | memoryview] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    async def send(self, send: Send) -> None:
+        """Send it as one HTTP response."""
+        length = sum(len(chunk) for chunk in self.chunks)
+        headers = [
+            (k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in self.headers.items()
+        ]
+        if self.media_type is not None:
+            headers.append((b"content-type", self.media_type.encode("latin-1")))
+        if self.status != 204:
+            headers.append((b"content-length", str(length).encode("ascii")))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        for chunk in self.chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def encode(document: object, form: Form) -> tuple[str, list[bytes | memoryview]]:
+    """A document whose tensors are arrays, in a form: its media type and the chunks of the body."""
+    if form == "binary":
+        tensors: dict[str, Array] = {}
+        rest = _without_tensors(document, "", tensors)
+        return BINARY, safetensors.pack(tensors, rest, "response")
+
+    def tensor(value: object) -> object:
+        if isinstance(value, np.ndarray):
+            return encode_tensor(value, form)
+        raise TypeError(f"{type(value).__name__} cannot be answered")
+
+    return JSON, [orjson.dumps(document, default=tensor)]
+
+
+def _without_tensors(document: object, path: str, tensors: dict[str, Array]) -> object:
+    """The document less its arrays, which go into `tensors` under their paths."""
+    prefix = f"{path}/" if path else ""
+    if isinstance(document, dict):
+        kept = {}
+        for name, item in document.items():
+            if isinstance(item, np.ndarray):
+                tensors[prefix + name] = item
+                continue
+            rest = _without_tensors(item, prefix + name, tensors)
+            # A whole group of tensors (`outputs`) is told by their paths; one that is empty stays.
+            if path or rest != {} or item == {}:
+                kept[name] = rest
+        return kept
+    if isinstance(document, list):
+        return [_without_tensors(item, f"{prefix}{k}", tensors) for k, item in enumerate(document)]
+    return document
+
+
+# -- requests --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class IfMatch:
+    """A precondition on a session's version; `versions` is None for `*`."""
+
+    text: str
+    versions: frozenset[int] | None
+
+    def check(self, version: int) -> None:
+        """Raise `VersionConflict` unless the session is at a version that was asked for."""
+        if self.versions is None or version in self.versions:
+            return
+        asked = self.text[:200]
+        expected = next(iter(self.versions)) if len(self.versions) == 1 else asked
+        raise VersionConflict(expected=expected, actual=version)
+
+
+@dataclass(frozen=True)
+class Key:
+    """An idempotency key and the digest of the body that came with it."""
+
+    text: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, complete, for a handler on a worker thread."""
+
+    service: Service
+    owner: str
+    path: str
+    raw_path: bytes
+    params: Mapping[str, str]
+    query_string: bytes
+    headers: Mapping[str, str]
+    body: bytes | bytearray
+
+    @property
+    def sid(self) -> str:
+        """The session that the path names, by id or name."""
+        return self.params["sid"]
+
+    @cached_property
+    def binary(self) -> bool:
+        """Whether the body is safetensors."""
+        return _media_type(self.headers.get("content-type", JSON)) == BINARY
+
+    def document(self) -> object:
+        """The body as one document; the tensors of a binary body stand in it as arrays.
+
+        Raises:
+            WireError, MalformedBody: It is not what its media type says.
+        """
+        if not self.binary:
+            return wire_json.loads(self.body)
+        tensors, document = safetensors.unpack(self.body, "request")
+        return _with_tensors({} if document is None else document, tensors)
+
+    def query(self, *known: str) -> dict[str, str]:
+        """The query parameters; any but the known ones, or one given twice, is refused."""
+        found: dict[str, str] = {}
+        for name, value in parse_qsl(
+            self.query_string.decode("latin-1"), keep_blank_values=True, errors="replace"
+        ):
+            if name not in known:
+                reason = f"the parameters here are {', '.join(known) or 'none'}"
+                raise InvalidOption(path=name[:200], value=value, reason=reason)
+            if name in found:
+                raise InvalidOption(path=name, value=value, reason="it is given twice")
+            found[name] = value
+        return found
+
+    @property
+    def if_match(self) -> IfMatch | None:
+        """The `If-Match` header; one that no version can satisfy has no versions."""
+        text = self.headers.get("if-match")
+        if text is None:
+            return None
+        tags = [tag.strip() for tag in text.split(",")]
+        if tags == ["*"]:
+            return IfMatch(text, None)
+        plain = [re.fullmatch(r'"([0-9]{1,18})"|([0-9]{1,18})', tag) for tag in tags]
+        return IfMatch(text, frozenset(int(m[1] or m[2]) for m in plain if m))
+
+    @property
+    def key(self) -> Key | None:
+        """The `Idempotency-Key` header with the digest of the body."""
+        text = self.headers.get("idempotency-key")
+        if text is None:
+            return None
+        if not re.fullmatch(r"[\x21-\x7e]{1,255}", text):
+            raise InvalidOption(
+                path="Idempotency-Key",
+                value=text[:300],
+                reason="a key is 1 to 255 visible ASCII characters",
+            )
+        return Key(text, hashlib.sha256(self.body).hexdigest())
+
+    def reply(
+        self,
+        document: object,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        *,
+        base64: bool = False,
+    ) -> Reply:
+        """The answer that holds a document, in the form that the caller prefers."""
+        form: Form = "base64" if base64 else "data"
+        if _prefers_binary(self.headers.get("accept"), default=self.binary):
+            form = "binary"
+        media_type, chunks = encode(document, form)
+        return Reply(status, media_type, chunks, {"Vary": "Accept", **(headers or {})})
+
+    def tensor(self, array: Array, headers: Mapping[str, str]) -> Reply:
+        """The answer that is one tensor: its JSON form, or a file whose only tensor is `value`."""
+        if _prefers_binary(self.headers.get("accept"), default=False):
+            chunks = safetensors.pack({"value": array}, None, "response")
+            return Reply(200, BINARY, chunks, {"Vary": "Accept", **headers})
+        body = orjson.dumps(encode_tensor(array))
+        return Reply(200, JSON, [body], {"Vary": "Accept", **headers})
+
+    def results(
+        self,
+        results: Mapping[str, Array],
+        groups: Sequence[str],
+        base64: bool,
+        headers: Mapping[str, str],
+        watch: Stopwatch,
+    ) -> Reply:
+        """The answer to a run: its results by path (`outputs/y`), and how long each step took."""
+        document: dict[str, dict[str, Array]] = {group: {} for group in groups}
+        for path, array in results.items():
+            group, _, name = path.partition("/")
+            document[group][name] = array
+        reply = self.reply(document, headers=headers, base64=base64)
+        watch.lap("encode")
+        return replace(reply, headers={**reply.headers, "Server-Timing": watch.header()})
+
+
+class Stopwatch:
+    """Milliseconds by step, for the `Server-Timing` header."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        """What has passed since the last lap or note was this step."""
+        before, self._since = self._since, time.perf_counter()
+        self._steps[step] = (self._since - before) * 1e3
+
+    def note(self, step: str, milliseconds: float) -> None:
+        """A step that was measured elsewhere."""
+        self._steps[step] = milliseconds
+        self._since = time.perf_counter()
+
+    def header(self) -> str:
+        """The steps as the header's value."""
+        return ", ".join(f"{step};dur={ms:.3f}" for step, ms in self._steps.items())
+
+
+def _media_type(header: str) -> str:
+    return header.partition(";")[0].strip().lower()
+
+
+def _prefers_binary(accept: str | None, *, default: bool) -> bool:
+    """Whether `Accept` prefers safetensors to JSON; a tie, or neither, leaves the default."""
+    if not accept:
+        return default
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        kind = _media_type(part)
+        weight = re.search(r";\s*q\s*=\s*([0-9.]+)", part)
+        try:
+            weights[kind] = float(weight[1]) if weight else 1.0
+        except ValueError:
+            weights[kind] = 1.0
+    rest = weights.get("application/*", weights.get("*/*", 0.0))
+    binary, plain = weights.get(BINARY, rest), weights.get(JSON, rest)
+    return default if binary == plain else binary > plain
+
+
+_PLACES = (
+    re.compile(r"(?P<group>(?:run/)?(?:inputs|cotangents|tangents))/(?P<name>.+)", re.DOTALL),
+    re.compile(r"(?P<group>(?:run/)?transforms/[0-9]{1,4}/inputs)/(?P<name>.+)", re.DOTALL),
+    re.compile(r"(?P<group>nodes/[0-9]{1,9}/attrs)/(?P<name>.+)", re.DOTALL),
+)
+
+
+def _with_tensors(document: object, tensors: Mapping[str, Array]) -> object:
+    """Put each tensor of a binary body where its path says."""
+    if not isinstance(document, dict):
+        raise MalformedBody(path="", reason="the metadata `request` must hold a JSON object")
+    for path, array in tensors.items():
+        match = next((m for place in _PLACES if (m := place.fullmatch(path))), None)
+        if match is None:
+            raise MalformedBody(path=path[:300], reason="no tensor belongs here")
+        here: Any = document
+        for step in match["group"].split("/"):
+            here = _descend(here, step, path)
+        if not isinstance(here, dict):
+            raise MalformedBody(path=path[:300], reason="no tensor belongs here")
+        if match["name"] in here:
+            raise MalformedBody(path=path[:300], reason="it is given in the metadata too")
+        here[match["name"]] = array
+    return document
+
+
+def _descend(here: Any, step: str, path: str) -> Any:
+    """The member of a document that a step of a path names; objects are made as needed."""
+    if isinstance(here, dict):
+        if here.get(step) is None:
+            here[step] = {}
+        return here[step]
+    if isinstance(here, list) and step.isdigit() and int(step) < len(here):
+        return here[int(step)]
+    raise MalformedBody(path=path[:300], reason=f"there is no {step!r} in the metadata")
+
+
+# -- bodies on the event loop ----------------------------------------------------------------------
+
+_TAKEN = [JSON, BINARY]
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse a body of an unknown media type, charset or encoding before it is read."""
+    kind = headers.get("content-type")
+    if kind is not None:
+        charset = re.search(r';\s*charset\s*=\s*"?([^\s";]+)', kind, re.IGNORECASE)
+        if _media_type(kind) not in _TAKEN or (
+            charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii")
+        ):
+            raise UnsupportedMediaType(
+                actual=kind[:200], expected=_TAKEN, reason="send JSON in UTF-8, or safetensors"
+            )
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType(
+            actual=encoding[:200], expected=["identity"], reason="bodies are not compressed"
+        )
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes | bytearray:
+    """The whole body, read into one buffer.
+
+    Raises:
+        PayloadTooLarge: By its declared length, before anything is read, or as soon as it grows
+            beyond the limit.
+        Disconnected: The client went away.
+    """
+    text = headers.get("content-length", "")
+    declared = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+    if declared is not None and declared > limit:
+        raise PayloadTooLarge(limit=limit, actual=declared)
+    message = await receive()
+    chunk: bytes = message.get("body", b"")
+    if message["type"] == "http.request" and not message.get("more_body"):
+        if len(chunk) > limit:
+            raise PayloadTooLarge(limit=limit, actual=len(chunk))
+        return chunk
+    buffer = bytearray(declared or 0)
+    size = 0
+    while True:
+        if message["type"] != "http.request":
+            raise Disconnected
+        chunk = message.get("body", b"")
+        if size + len(chunk) > limit:
+            raise PayloadTooLarge(limit=limit, actual=size + len(chunk))
+        buffer[size : size + len(chunk)] = chunk
+        size += len(chunk)
+        if not message.get("more_body"):
+            break
+        message = await receive()
+    if size != len(buffer):
+        raise Disconnected
+    return buffer
+
+
+# -- work off the event loop -----------------------------------------------------------------------
+
+
+class Pool:
+    """Worker threads with a bounded queue: what finds no room is refused at once, never kept."""
+
+    def __init__(self, threads: int, queue: int, name: str) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._room = threads + queue
+        self._held = 0
+        self._lock = threading.Lock()
+
+    async def run(self, handler: Callable[[Call], Reply], call: Call) -> Reply:
+        """Run a handler on a thread.
+
+        Raises:
+            Overloaded: All threads are busy and the queue is full.
+        """
+        with self._lock:
+            if self._held >= self._room:
+                raise Overloaded(reason=f"{self._held} requests are under way or waiting")
+            self._held += 1
+        future = self._threads.submit(handler, call)
+        future.add_done_callback(self._release)
+        return await asyncio.wrap_future(future)
+
+    def _release(self, _: Future[Reply]) -> None:
+        with self._lock:
+            self._held -= 1
+
+    def close(self) -> None:
+        """Wait for the work that was taken."""
+        self._threads.shutdown(wait=True)
+
+
+Handler = Callable[[Call], Reply]
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What one path serves: a handler for each method.
+
+    `heavy` work (runs, transforms) has threads of its own, so that it cannot hold up the rest.
+    `vital` resources answer even while the server is draining; `inline` handlers never block and
+    run on the loop itself, so that no queue can delay them.
+    """
+
+    handlers: Mapping[str, Handler]
+    heavy: bool = False
+    vital: bool = False
+    inline: bool = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        method: str = scope["method"]
+        handler = self.handlers.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            raise MethodNotAllowed(
+                path=scope["path"][:300], method=method[:50], allowed=self.methods
+            )
+        service: Service = scope["app"].state.service
+        if service.draining.is_set() and not self.vital:
+            raise Draining(reason="it takes no new requests")
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        body: bytes | bytearray = b""
+        if method in ("POST", "PUT"):
+            check_headers(headers)
+            body = await read_body(headers, receive, service.settings.max_body_bytes)
+        call = Call(
+            service=service,
+            owner="local",
+            path=scope["path"],
+            raw_path=scope.get("raw_path") or scope["path"].encode(),
+            params=scope.get("path_params", {}),
+            query_string=scope.get("query_string", b""),
+            headers=headers,
+            body=body,
+        )
+        if self.inline:
+            reply = handler(call)
+        else:
+            pool = service.heavy_pool if self.heavy else service.light_pool
+            reply = await pool.run(handler, call)
+        await reply.send(send)
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that are served, for `Allow`."""
+        return sorted({*self.handlers, *(["HEAD"] if "GET" in self.handlers else [])})
+
+
+def resource(
+    path: str,
+    *,
+    get: Handler | None = None,
+    post: Handler | None = None,
+    put: Handler | None = None,
+    delete: Handler | None = None,
+    heavy: bool = False,
+    vital: bool = False,
+    inline: bool = False,
+) -> Route:
+    """A route that serves every method of `path` that has a handler, and refuses the others."""
+    given = {"GET": get, "POST": post, "PUT": put, "DELETE": delete}
+    handlers = {method: handler for method, handler in given.items() if handler is not None}
+    return Route(path, Resource(handlers, heavy=heavy, vital=vital, inline=inline))
+
+
+def default_threads() -> int:
+    """Threads for work that is quick, or waits for the disk."""
+    return min(32, 4 * (os.cpu_count() or 1))

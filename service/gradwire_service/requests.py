@@ -1,0 +1,480 @@
+"""Bodies to data: what each route takes, read strictly.
+
+Every function here turns a parsed document into frozen dataclasses and refuses what the contract
+does not name: unknown fields, wrong types, missing fields, with the path of the place. An optional
+field that is null counts as absent. Whether the values make sense in a graph is the engine's
+business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gradwire.wire.messages import MAX_SOURCE
+from gradwire.wire.tensors import decode_tensor
+from gradwire_engine import Entry, Handle, Input, RunSpec, TransformSpec, ops
+from gradwire_engine.builder import Ref, make_input
+from gradwire_engine.errors import InvalidOption, UnknownOp
+
+from .errors import MalformedBody, UnknownTensor
+
+__all__ = [
+    "AppendRequest",
+    "CreateRequest",
+    "ExecuteRequest",
+    "ForkRequest",
+    "RunRequest",
+    "Tensors",
+    "TransformRequest",
+    "append_request",
+    "execute_request",
+    "outputs_request",
+    "run_request",
+    "session_request",
+    "transform_request",
+]
+
+Array = np.ndarray[Any, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """A new session with these inputs."""
+
+    name: str | None
+    inputs: tuple[Input, ...]
+
+
+@dataclass(frozen=True)
+class ForkRequest:
+    """A new session that begins as another one was at `version` (None: as it is)."""
+
+    name: str | None
+    session: str
+    version: int | None
+
+
+@dataclass(frozen=True)
+class AppendRequest:
+    """Nodes to append, all or none."""
+
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The tensors of a request, not yet decoded: what they have to be depends on the graph.
+
+    `given` holds them by the path that the engine knows; `prefix` leads from the body to those.
+    """
+
+    given: Mapping[str, object]
+    prefix: str = ""
+
+    @property
+    def base64(self) -> bool:
+        """Whether any of them came as base64, so that the answer should too."""
+        return any(isinstance(t, dict) and t.get("base64") is not None for t in self.given.values())
+
+    def decode(self, expects: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> dict[str, Array]:
+        """The arrays, what they leave out filled in from the expected dtype and shape.
+
+        Raises:
+            WireError: A tensor contradicts itself.
+            UnknownTensor: A resident tensor is named that is not there.
+        """
+        arrays = {}
+        for path, document in self.given.items():
+            dtype, shape = expects.get(path, (None, None))
+            arrays[path] = tensor(document, self.prefix + path, dtype, shape)
+        return arrays
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run of a graph."""
+
+    spec: RunSpec
+    tensors: Tensors
+
+
+@dataclass(frozen=True)
+class TransformRequest:
+    """A transform whose result becomes a session called `name`."""
+
+    spec: TransformSpec
+    tensors: Tensors
+    name: str | None
+
+
+@dataclass(frozen=True)
+class ExecuteRequest:
+    """A whole graph and its run."""
+
+    inputs: tuple[Input, ...]
+    entries: tuple[Entry, ...]
+    outputs: Mapping[str, Ref]
+    run: RunRequest
+
+
+# -- what the routes take --------------------------------------------------------------------------
+
+
+def session_request(document: object) -> CreateRequest | ForkRequest:
+    """The body of `POST /v1/sessions`."""
+    top = members(document, "")
+    if top.get("from") is not None:
+        top = fields(document, "", ("name", "from"))
+        origin = fields(top["from"], "from", ("session", "version"))
+        return ForkRequest(
+            name=optional(top, "name", "", text),
+            session=required(origin, "session", "from", text),
+            version=optional(origin, "version", "from", whole),
+        )
+    top = fields(document, "", ("name", "inputs", "from"))
+    return CreateRequest(
+        name=optional(top, "name", "", text), inputs=required(top, "inputs", "", _inputs)
+    )
+
+
+def append_request(document: object) -> AppendRequest:
+    """The body of `POST /v1/sessions/{sid}/nodes`."""
+    top = fields(document, "", ("nodes",))
+    return AppendRequest(entries=required(top, "nodes", "", _entries))
+
+
+def outputs_request(document: object) -> Mapping[str, Ref]:
+    """The body of `PUT /v1/sessions/{sid}/outputs`."""
+    return required(fields(document, "", ("outputs",)), "outputs", "", _outputs)
+
+
+def run_request(document: object, mode: str) -> RunRequest:
+    """The body of a forward, vjp or jvp run."""
+    return _run(fields(document, "", _run_fields(mode)), mode, "")
+
+
+def transform_request(document: object) -> TransformRequest:
+    """The body of `POST /v1/sessions/{sid}/transforms`."""
+    name = optional(members(document, ""), "name", "", text)
+    spec, given = _transform(document, "")
+    return TransformRequest(spec=spec, tensors=Tensors(given), name=name)
+
+
+def execute_request(document: object) -> ExecuteRequest:
+    """The body of `POST /v1/execute`."""
+    top = fields(document, "", ("inputs", "nodes", "outputs", "run"))
+    run = members(required(top, "run", "", lambda value, _: value), "run")
+    mode = required(run, "mode", "run", text)
+    if mode not in _MODES:
+        raise InvalidOption(path="run/mode", value=mode, reason=f"it is one of {', '.join(_MODES)}")
+    allowed = ("mode", *_run_fields(mode))
+    return ExecuteRequest(
+        inputs=required(top, "inputs", "", _inputs),
+        entries=required(top, "nodes", "", _entries),
+        outputs=optional(top, "outputs", "", _outputs) or {},
+        run=_run(fields(run, "run", allowed), mode, "run/"),
+    )
+
+
+# -- graphs ----------------------------------------------------------------------------------------
+
+
+def _inputs(value: object, path: str) -> tuple[Input, ...]:
+    return tuple(_input(item, f"{path}/{k}") for k, item in enumerate(items(value, path)))
+
+
+def _input(value: object, path: str) -> Input:
+    spec = fields(value, path, ("name", "shape", "dtype", "differentiable"))
+    name = required(spec, "name", path, text)
+    sizes = required(spec, "shape", path, sizes_of)
+    dtype = optional(spec, "dtype", path, text)
+    differentiable = optional(spec, "differentiable", path, flag)
+    return make_input(name, sizes, "float32" if dtype is None else dtype, differentiable, path)
+
+
+def _entries(value: object, path: str) -> tuple[Entry, ...]:
+    return tuple(_entry(item, f"{path}/{k}") for k, item in enumerate(items(value, path)))
+
+
+def _entry(value: object, path: str) -> Entry:
+    entry = fields(value, path, ("op", "inputs", "attrs", "name", "source"))
+    op = required(entry, "op", path, text)
+    refs = required(entry, "inputs", path, _refs)
+    attrs = optional(entry, "attrs", path, members) or {}
+    source = optional(entry, "source", path, text)
+    if source is not None and len(source) > MAX_SOURCE:
+        reason = f"it has {len(source)} characters, {MAX_SOURCE} are allowed"
+        raise MalformedBody(path=f"{path}/source", reason=reason)
+    return Entry(
+        op=op,
+        inputs=refs,
+        attrs=_attributes(op, attrs, f"{path}/attrs"),
+        name=optional(entry, "name", path, text),
+        source=source,
+    )
+
+
+def _attributes(op: str, given: Mapping[str, Any], path: str) -> dict[str, object]:
+    """Attributes with tensors decoded; everything else about them is judged by the op."""
+    try:
+        declared: Mapping[str, Any] = ops.find(op).attributes
+    except UnknownOp:
+        declared = {}  # the engine refuses the entry, with its place and suggestions
+    parsed: dict[str, object] = {}
+    for name, value in given.items():
+        kind = declared[name].kind if name in declared else None
+        if value is None:
+            parsed[name] = None
+        elif kind is not None and kind.is_tensor:
+            parsed[name] = tensor(value, f"{path}/{name}", kind.dtype, None)
+        elif isinstance(value, np.ndarray):
+            parsed[name] = value.tolist()  # a list of sizes, say, in a binary body
+        else:
+            _finite(value, f"{path}/{name}")
+            parsed[name] = value
+    return parsed
+
+
+def _finite(value: object, path: str) -> None:
+    """Refuse a number beyond float64, which the JSON parser has made an infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MalformedBody(path=path[:300], reason="it is a number beyond float64")
+    if isinstance(value, list):
+        for k, item in enumerate(value):
+            if isinstance(item, float | list | dict):
+                _finite(item, f"{path}/{k}")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _finite(item, f"{path}/{name}")
+
+
+def _outputs(value: object, path: str) -> dict[str, Ref]:
+    return {name: _ref(item, f"{path}/{name}") for name, item in members(value, path).items()}
+
+
+def _refs(value: object, path: str) -> tuple[Ref, ...]:
+    return tuple(_ref(item, f"{path}/{k}") for k, item in enumerate(items(value, path)))
+
+
+def _ref(value: object, path: str) -> Ref:
+    if isinstance(value, str) or type(value) is int:
+        return value
+    if isinstance(value, dict):
+        handle = fields(value, path, ("id", "shape"))
+        number = required(handle, "id", path, whole)
+        return Handle(number, required(handle, "shape", path, sizes_of))
+    raise wrong(value, path, "an id, a name or a handle")
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+_MODES = ("forward", "vjp", "jvp")
+_RUN_FIELDS = (
+    "inputs",
+    "outputs",
+    "transforms",
+    "in_axes",
+    "reduce",
+    "nan_policy",
+    "deadline_ms",
+    "tier",
+)
+_MODE_FIELDS = {"forward": (), "vjp": ("cotangents", "wrt"), "jvp": ("tangents",)}
+
+
+def _run_fields(mode: str) -> tuple[str, ...]:
+    return (*_RUN_FIELDS, *_MODE_FIELDS[mode])
+
+
+def _run(run: Mapping[str, Any], mode: str, prefix: str) -> RunRequest:
+    base = prefix.rstrip("/")
+    groups = {
+        group: optional(run, group, base, members) for group in ("inputs", "cotangents", "tangents")
+    }
+    given = {f"{g}/{n}": value for g, named in groups.items() for n, value in (named or {}).items()}
+    transforms = []
+    for k, item in enumerate(optional(run, "transforms", base, items) or []):
+        step, tensors = _transform(item, f"{prefix}transforms/{k}")
+        transforms.append(step)
+        given.update({f"transforms/{k}/{path}": value for path, value in tensors.items()})
+
+    spec = RunSpec(
+        mode=mode,
+        outputs=optional(run, "outputs", base, _refs),
+        wrt=optional(run, "wrt", base, texts),
+        cotangents=tuple(groups["cotangents"] or ()),
+        tangents=tuple(groups["tangents"] or ()),
+        inputs=tuple(groups["inputs"] or ()),
+        transforms=tuple(transforms),
+        in_axes=optional(run, "in_axes", base, _axes) or {},
+        reduce=optional(run, "reduce", base, _words) or {},
+        nan_policy=_or(optional(run, "nan_policy", base, text), "propagate"),
+        deadline_ms=optional(run, "deadline_ms", base, number),
+        tier=_or(optional(run, "tier", base, text), "auto"),
+    )
+    return RunRequest(spec=spec, tensors=Tensors(given, prefix))
+
+
+def _or(value: str | None, default: str) -> str:
+    return default if value is None else value
+
+
+_TRANSFORM_FIELDS = {
+    "vjp": ("outputs", "wrt"),
+    "jvp": ("outputs", "wrt"),
+    "vmap": ("axis_size", "in_axes"),
+    "linearize": ("inputs", "outputs", "wrt"),
+}
+
+
+def _transform(value: object, path: str) -> tuple[TransformSpec, dict[str, object]]:
+    """A transform, and its tensors by their path within it."""
+    kind = required(members(value, path), "transform", path, text)
+    if kind not in _TRANSFORM_FIELDS:
+        known = ", ".join(_TRANSFORM_FIELDS)
+        reason = f"it is one of {known}"
+        raise InvalidOption(path=join(path, "transform"), value=kind, reason=reason)
+    spec = fields(value, path, ("transform", "name", *_TRANSFORM_FIELDS[kind]))
+    optional(spec, "name", path, text)
+    inputs = optional(spec, "inputs", path, members) or {}
+    axis_size = required(spec, "axis_size", path, whole) if kind == "vmap" else None
+    return (
+        TransformSpec(
+            transform=kind,
+            outputs=optional(spec, "outputs", path, _refs),
+            wrt=optional(spec, "wrt", path, texts),
+            axis_size=axis_size,
+            in_axes=optional(spec, "in_axes", path, _axes) or {},
+            inputs=tuple(inputs),
+        ),
+        {f"inputs/{name}": tensor for name, tensor in inputs.items()},
+    )
+
+
+def _axes(value: object, path: str) -> dict[str, int]:
+    return {name: whole(item, join(path, name)) for name, item in members(value, path).items()}
+
+
+def _words(value: object, path: str) -> dict[str, str]:
+    return {name: text(item, join(path, name)) for name, item in members(value, path).items()}
+
+
+def tensor(
+    document: object, path: str, dtype: str | None, shape: tuple[int | None, ...] | None
+) -> Array:
+    """The array that any form of a tensor means; one of a binary body is an array already."""
+    if isinstance(document, np.ndarray):
+        return document
+    if isinstance(document, dict) and "tensor" in document:
+        name = required(fields(document, path, ("tensor",)), "tensor", path, text)
+        raise UnknownTensor(name=name, path=path[:300], suggestions=[])
+    return decode_tensor(document, path[:300], dtype=dtype, shape=shape)
+
+
+# -- the parts of a document -----------------------------------------------------------------------
+
+
+def join(path: str, name: str) -> str:
+    """The path of a member, cut to a length that an error can carry."""
+    return (f"{path}/{name}" if path else name)[:300]
+
+
+def wrong(value: object, path: str, wanted: str) -> MalformedBody:
+    """The error for a value of the wrong type."""
+    kinds: list[tuple[type, str]] = [
+        (bool, "a boolean"),
+        (int, "an integer"),
+        (float, "a number"),
+        (str, "a string"),
+        (list, "a list"),
+        (dict, "an object"),
+        (np.ndarray, "a tensor"),
+    ]
+    given = next((word for kind, word in kinds if isinstance(value, kind)), "null")
+    return MalformedBody(path=path[:300], reason=f"it should be {wanted}, not {given}")
+
+
+def members(value: object, path: str) -> dict[str, Any]:
+    """An object, whatever its keys."""
+    if isinstance(value, dict):
+        return value
+    raise wrong(value, path, "an object")
+
+
+def fields(value: object, path: str, known: Collection[str]) -> dict[str, Any]:
+    """An object that may have the known keys only, without those that are null."""
+    found = members(value, path)
+    for name in found:
+        if name not in known:
+            reason = f"the field is unknown; the fields here are {', '.join(known)}"
+            raise MalformedBody(path=join(path, name), reason=reason)
+    return {name: item for name, item in found.items() if item is not None}
+
+
+def required(found: Mapping[str, Any], name: str, path: str, read: Callable[[object, str], T]) -> T:
+    """A field that has to be there."""
+    where = join(path, name)
+    if found.get(name) is None:
+        raise MalformedBody(path=where, reason="the field is required")
+    return read(found[name], where)
+
+
+def optional(
+    found: Mapping[str, Any], name: str, path: str, read: Callable[[object, str], T]
+) -> T | None:
+    """A field that may be absent, or null."""
+    value = found.get(name)
+    return None if value is None else read(value, join(path, name))
+
+
+def text(value: object, path: str) -> str:
+    """A string."""
+    if isinstance(value, str):
+        return value
+    raise wrong(value, path, "a string")
+
+
+def whole(value: object, path: str) -> int:
+    """An integer; 2.0 and true are none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise wrong(value, path, "an integer")
+
+
+def number(value: object, path: str) -> float:
+    """A number that float64 holds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) <= 1e300:
+            return value
+        raise MalformedBody(path=path, reason="the number is too large")
+    raise wrong(value, path, "a number")
+
+
+def flag(value: object, path: str) -> bool:
+    """A boolean."""
+    if isinstance(value, bool):
+        return value
+    raise wrong(value, path, "a boolean")
+
+
+def items(value: object, path: str) -> Sequence[Any]:
+    """A list."""
+    if isinstance(value, list):
+        return value
+    raise wrong(value, path, "a list")
+
+
+def texts(value: object, path: str) -> tuple[str, ...]:
+    """A list of strings."""
+    return tuple(text(item, f"{path}/{k}") for k, item in enumerate(items(value, path)))
+
+
+def sizes_of(value: object, path: str) -> tuple[int, ...]:
+    """A list of integers; whether they make a shape is judged elsewhere."""
+    return tuple(whole(item, f"{path}/{k}") for k, item in enumerate(items(value, path)))

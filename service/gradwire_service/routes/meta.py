@@ -1,0 +1,84 @@
+"""The service about itself: limits, health, and its documentation."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+from gradwire.wire.messages import JSON, MAX_SOURCE
+from gradwire_engine.builder import MAX_NAME
+from gradwire_engine.ir import MAX_RANK
+
+from ..documents import MAX_INLINE
+from ..errors import Draining
+from ..http import Call, Reply, resource
+from ..openapi import openapi_document
+from .sessions import MAX_PAGE
+
+__all__ = ["ROUTES"]
+
+
+def limits(call: Call) -> Reply:
+    """`GET /v1/limits`."""
+    call.query()
+    settings = call.service.settings
+    return call.reply(
+        {
+            "body_bytes": settings.max_body_bytes,
+            "memory_bytes": settings.memory_bytes,
+            "nodes_per_session": settings.max_nodes,
+            "sessions_per_owner": settings.max_sessions,
+            "runs_at_a_time": settings.run_threads,
+            "runs_waiting": settings.queue,
+            "idempotency_seconds": settings.idempotency_seconds,
+            "sessions_per_page": MAX_PAGE,
+            "inline_elements": MAX_INLINE,
+            "name_characters": MAX_NAME,
+            "source_characters": MAX_SOURCE,
+            "rank": MAX_RANK,
+        }
+    )
+
+
+def healthz(call: Call) -> Reply:
+    """`GET /healthz`: the process answers."""
+    del call
+    return _state("ok")
+
+
+def readyz(call: Call) -> Reply:
+    """`GET /readyz`: the store can be read and the server is not on its way out."""
+    if call.service.draining.is_set():
+        raise Draining(reason="it is no longer ready")
+    call.service.store.check()
+    return _state("ready")
+
+
+def openapi(call: Call) -> Reply:
+    """`GET /openapi.json`."""
+    del call
+    return Reply(200, JSON, [json.dumps(openapi_document()).encode("utf-8")])
+
+
+def docs(call: Call) -> Reply:
+    """`GET /docs`: a page of its own, which loads nothing but `/openapi.json`."""
+    del call
+    page = resources.files("gradwire_service").joinpath("docs.html").read_bytes()
+    policy = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; " + (
+        "script-src 'unsafe-inline'; img-src data:"
+    )
+    return Reply(200, "text/html; charset=utf-8", [page], {"Content-Security-Policy": policy})
+
+
+def _state(word: str) -> Reply:
+    body = json.dumps({"status": word}).encode("ascii")
+    return Reply(200, JSON, [body], {"Cache-Control": "no-store"})
+
+
+ROUTES = (
+    resource("/v1/limits", get=limits),
+    resource("/healthz", get=healthz, vital=True, inline=True),
+    resource("/readyz", get=readyz, vital=True),
+    resource("/openapi.json", get=openapi),
+    resource("/docs", get=docs),
+)

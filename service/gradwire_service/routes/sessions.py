@@ -1,0 +1,155 @@
+"""Sessions and what is in them: create, list, read, append, declare outputs, derive, delete."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from gradwire_engine.errors import InvalidOption
+
+from ..http import Call, Reply, resource
+from ..requests import append_request, outputs_request, session_request, transform_request
+
+__all__ = ["ROUTES"]
+
+MAX_PAGE = 1000
+"""The most sessions that one page of the list may hold."""
+
+
+def create(call: Call) -> Reply:
+    """`POST /v1/sessions`."""
+    wanted = session_request(call.document())
+    session = call.service.sessions.create(call.owner, wanted, call.key)
+    return call.reply(session, 201, _new(session))
+
+
+def index(call: Call) -> Reply:
+    """`GET /v1/sessions`."""
+    query = call.query("limit", "cursor")
+    limit = _natural(query, "limit", 100, low=1, high=MAX_PAGE)
+    after = _after(query["cursor"]) if "cursor" in query else 0
+    sessions, more = call.service.sessions.page(call.owner, after, limit)
+    return call.reply({"sessions": sessions, "next_cursor": _cursor(more)}, headers=_FRESH)
+
+
+def read(call: Call) -> Reply:
+    """`GET /v1/sessions/{sid}`."""
+    since = _natural(call.query("since"), "since", 0)
+    session = call.service.sessions.read(call.owner, call.sid, since)
+    return call.reply(session, headers=_state(session))
+
+
+def delete(call: Call) -> Reply:
+    """`DELETE /v1/sessions/{sid}`."""
+    call.service.sessions.delete(call.owner, call.sid, call.if_match)
+    return Reply(204)
+
+
+def append(call: Call) -> Reply:
+    """`POST /v1/sessions/{sid}/nodes`."""
+    wanted = append_request(call.document())
+    sessions = call.service.sessions
+    added = sessions.append(call.owner, call.sid, wanted, call.if_match, call.key)
+    return call.reply(added, 201, _state(added))
+
+
+def declare(call: Call) -> Reply:
+    """`PUT /v1/sessions/{sid}/outputs`."""
+    outputs = outputs_request(call.document())
+    declared = call.service.sessions.declare(call.owner, call.sid, outputs, call.if_match)
+    return call.reply(declared, headers=_state(declared))
+
+
+def transform(call: Call) -> Reply:
+    """`POST /v1/sessions/{sid}/transforms`."""
+    wanted = transform_request(call.document())
+    sessions = call.service.sessions
+    session = sessions.transform(call.owner, call.sid, wanted, call.if_match, call.key)
+    return call.reply(session, 201, _new(session))
+
+
+def availability(call: Call) -> Reply:
+    """`GET /v1/sessions/{sid}/jvp-availability`."""
+    call.query()
+    graph = call.service.sessions.graph(call.service.sessions.find(call.owner, call.sid))
+    return call.reply(call.service.engine.jvp_availability(graph), headers=_FRESH)
+
+
+def value(call: Call) -> Reply:
+    """`GET /v1/sessions/{sid}/values/{ref}`, and its `/data`."""
+    # A name may hold slashes, written as they are or as %2F; only a bare slash before `data` at the
+    # end means the data route.
+    rest = call.raw_path.split(b"/", 5)[5].decode("ascii", errors="replace")
+    if rest.endswith("/data"):
+        return data(call, unquote(rest.removesuffix("/data")))
+    query = call.query("shape")
+    shape = _shape(query["shape"]) if "shape" in query else None
+    found = call.service.sessions.value(call.owner, call.sid, unquote(rest), shape)
+    return call.reply(found, headers=_FRESH)
+
+
+def data(call: Call, ref: str) -> Reply:
+    """`GET /v1/sessions/{sid}/values/{ref}/data`."""
+    attribute = call.query("attr").get("attr")
+    array = call.service.sessions.array(call.owner, call.sid, ref, attribute)
+    return call.tensor(array, headers=_FRESH)
+
+
+ROUTES = (
+    resource("/v1/sessions", get=index, post=create),
+    resource("/v1/sessions/{sid}", get=read, delete=delete),
+    resource("/v1/sessions/{sid}/nodes", post=append),
+    resource("/v1/sessions/{sid}/outputs", put=declare),
+    resource("/v1/sessions/{sid}/transforms", post=transform, heavy=True),
+    resource("/v1/sessions/{sid}/jvp-availability", get=availability),
+    resource("/v1/sessions/{sid}/values/{ref:path}", get=value),
+)
+
+_FRESH = {"Cache-Control": "no-store"}
+
+
+def _state(document: Mapping[str, Any]) -> dict[str, str]:
+    return {**_FRESH, "ETag": f'"{document["version"]}"'}
+
+
+def _new(session: Mapping[str, Any]) -> dict[str, str]:
+    return {**_state(session), "Location": f"/v1/sessions/{session['id']}"}
+
+
+def _natural(
+    query: Mapping[str, str], name: str, default: int, *, low: int = 0, high: int = 2**62
+) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high):
+        bound = f"from {low} to {high}" if high < 2**62 else f"of at least {low}"
+        raise InvalidOption(path=name, value=text, reason=f"it is an integer {bound}")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """`2,3` as a shape; nothing at all is the shape of a scalar."""
+    sizes = text.split(",") if text else []
+    if len(sizes) > 32 or not all(s.isascii() and s.isdigit() and len(s) < 20 for s in sizes):
+        reason = "a shape is sizes with commas between them, as in 2,3; empty for a scalar"
+        raise InvalidOption(path="shape", value=text, reason=reason)
+    return tuple(int(size) for size in sizes)
+
+
+def _cursor(after: int | None) -> str | None:
+    return None if after is None else base64.urlsafe_b64encode(b"%d" % after).decode("ascii")
+
+
+def _after(cursor: str) -> int:
+    try:
+        text = base64.b64decode(cursor, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        text = b""
+    if not text.isdigit() or len(text) >= 19:
+        reason = "a cursor is the next_cursor of an earlier answer"
+        raise InvalidOption(path="cursor", value=cursor, reason=reason)
+    return int(text)

@@ -1,0 +1,473 @@
+"""Sessions: graphs that live in the store and are kept ready in memory.
+
+The log in the store is the truth; a `Builder` in memory is a copy of it that other processes may
+have outgrown, so every use first compares versions and catches up. An append validates on the copy,
+commits by compare-and-set, and drops the copy when the commit did not happen: then the copy has
+nodes that the log has not. Answers to appends and creations under an idempotency key are committed
+with them, so a retry finds either both or neither.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Any
+
+import numpy as np
+
+from gradwire_engine import Builder, Engine, Graph, Handle
+from gradwire_engine.builder import Ref, check_name
+from gradwire_engine.errors import (
+    InvalidName,
+    InvalidOption,
+    MemoryLimit,
+    QuotaExceeded,
+    ValueNotFound,
+)
+
+from .documents import (
+    Document,
+    freeze,
+    graph_documents,
+    input_documents,
+    inputs_of,
+    load_array,
+    log_entry,
+    node_document,
+    session_document,
+    session_summary,
+    thaw,
+    to_entry,
+)
+from .errors import IdempotencyConflict, SessionNotFound, close_matches
+from .http import IfMatch, Key
+from .requests import AppendRequest, CreateRequest, ForkRequest, TransformRequest
+from .store import AlreadyDone, Moved, NewSession, Receipt, Scope, SessionRow, Store, now
+
+__all__ = ["MAX_DERIVED_NAME", "Sessions"]
+
+MAX_DERIVED_NAME = 1000
+"""The most characters of a name in a derived graph, as in `cotangent.cotangent.y`."""
+
+
+@dataclass
+class _Copy:
+    """A session's graph in this process; `lock` is held to change or to catch up."""
+
+    lock: threading.Lock = dataclass_field(default_factory=threading.Lock)
+    builder: Builder | None = None
+    graph: tuple[tuple[int, int], Graph] | None = None
+
+
+class Sessions:
+    """The sessions of a store, for one process. Methods may block; any thread may call them."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        *,
+        memory_limit: int,
+        max_nodes: int,
+        max_sessions: int,
+        cached: int,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._memory_limit = memory_limit
+        self._max_nodes = max_nodes
+        self._max_sessions = max_sessions
+        self._cached = cached
+        self._copies: OrderedDict[str, _Copy] = OrderedDict()
+        self._lock = threading.Lock()
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def find(self, owner: str, ref: str) -> SessionRow:
+        """The owner's session of that id or name.
+
+        Raises:
+            SessionNotFound: There is none.
+        """
+        row = self._store.find(owner, ref)
+        if row is None:
+            suggestions = close_matches(ref, self._store.names(owner))
+            raise SessionNotFound(session=ref[:300], suggestions=suggestions)
+        return row
+
+    def read(self, owner: str, ref: str, since: int) -> Document:
+        """A session with the nodes that were appended after version `since`."""
+        row = self.find(owner, ref)
+        return session_document(row, self._nodes(row, since, row.version))
+
+    def page(self, owner: str, after: int, limit: int) -> tuple[list[Document], int | None]:
+        """Sessions by age, and where the next page begins, if there is one."""
+        rows = self._store.page(owner, after, limit + 1)
+        more = rows[limit - 1].number if len(rows) > limit else None
+        return [session_summary(row) for row in rows[:limit]], more
+
+    def value(self, owner: str, ref: str, value: str, shape: tuple[int, ...] | None) -> Document:
+        """One value of a session, an input or a node.
+
+        Raises:
+            ValueNotFound: There is none of that id or name.
+            VarShapeMismatch: It has another shape than `shape`.
+        """
+        row = self.find(owner, ref)
+        graph = self.graph(row)
+        id = _locate(graph, value)
+        if shape is not None:
+            self._builder(row).resolve(Handle(id, shape))
+        return self._value(row, id)
+
+    def array(
+        self, owner: str, ref: str, value: str, attribute: str | None
+    ) -> np.ndarray[Any, Any]:
+        """An array attribute of a node: of a const its value.
+
+        Args:
+            owner: Whose session.
+            ref: The session.
+            value: The node's id or name.
+            attribute: Which attribute; None where the node has only one array.
+
+        Raises:
+            ValueNotFound: There is no such value.
+            InvalidOption: It has no such array.
+        """
+        row = self.find(owner, ref)
+        id = _locate(self.graph(row), value)
+        attrs = self._value(row, id).get("attrs", {})
+        arrays = {
+            name: array
+            for name, given in attrs.items()
+            if (array := load_array(given, self._store.blob)) is not None
+        }
+        if attribute is None and len(arrays) == 1:
+            return next(iter(arrays.values()))
+        if attribute in arrays:
+            return arrays[attribute]
+        if not arrays:
+            reason = f"value {id} holds no data: it is computed by each run"
+            raise InvalidOption(path="ref", value=value[:300], reason=reason)
+        raise InvalidOption(
+            path="attr", value=attribute, reason=f"the arrays here are {', '.join(arrays)}"
+        )
+
+    def graph(self, row: SessionRow) -> Graph:
+        """The graph of a session at that row's version, with the declared outputs.
+
+        The same object is returned while neither changes, so that what is cached on it stays.
+        """
+        copy = self._copy(row.id)
+        key = (row.version, row.outputs_version)
+        with copy.lock:
+            if copy.graph is None or copy.graph[0] != key:
+                builder = self._caught_up(copy, row)
+                copy.graph = key, builder.graph(row.outputs or None, row.version)
+            return copy.graph[1]
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def create(self, owner: str, wanted: CreateRequest | ForkRequest, key: Key | None) -> Document:
+        """A new session, empty or a fork.
+
+        Raises:
+            InvalidName, NameConflict, QuotaExceeded: The name is bad or taken; too many sessions.
+            SessionNotFound, InvalidOption: What is forked is not there, or not at that version.
+            IdempotencyConflict: The key came with another body before.
+        """
+        scope = None if key is None else Scope(owner, "sessions", None, key.text)
+
+        def attempt() -> Document:
+            if isinstance(wanted, ForkRequest):
+                return self._fork(owner, wanted, scope, key)
+            _check_session_name(wanted.name)
+            Builder(wanted.inputs, memory_limit=self._memory_limit, node_limit=self._max_nodes)
+            new = _new_session(owner, wanted.name, input_documents(wanted.inputs), {})
+            document = _created(new, [])
+            receipt = _receipt(scope, key, document)
+            self._store.create(new, [], self._max_sessions, receipt)
+            return document
+
+        return self._once(scope, key, attempt)
+
+    def append(
+        self,
+        owner: str,
+        ref: str,
+        wanted: AppendRequest,
+        if_match: IfMatch | None,
+        key: Key | None,
+    ) -> Document:
+        """Append nodes, all or none.
+
+        Returns:
+            `version` and the new `nodes`.
+
+        Raises:
+            EngineError: The first entry that the engine refuses, with its `node_index`.
+            VersionConflict: `if_match` asks for another version.
+            IdempotencyConflict: The key came with another body before.
+        """
+        session = self.find(owner, ref).id
+        scope = None if key is None else Scope(owner, "nodes", session, key.text)
+        copy = self._copy(session)
+
+        def attempt() -> Document:
+            row = self.find(owner, session)
+            if if_match is not None:
+                if_match.check(row.version)
+            builder = self._caught_up(copy, row)
+            nodes = builder.append(wanted.entries)
+            # From here on the copy is ahead of the log until the commit.
+            try:
+                first = len(builder.inputs) + row.version
+                whole = [node_document(node, first + k) for k, node in enumerate(nodes)]
+                logged = [log_entry(document) for document in whole]
+                document: Document = {
+                    "version": row.version + len(nodes),
+                    "nodes": [answered for answered, _ in logged],
+                }
+                receipt = _receipt(scope, key, document)
+                self._store.append(row, [entry for _, entry in logged], now(), receipt)
+            except BaseException:
+                copy.builder = None
+                raise
+            return document
+
+        with copy.lock:
+            return self._once(scope, key, attempt)
+
+    def declare(
+        self, owner: str, ref: str, outputs: Mapping[str, Ref], if_match: IfMatch | None
+    ) -> Document:
+        """Set a session's outputs; none means the last node again.
+
+        Raises:
+            UnknownName, VarOutOfBounds, VarShapeMismatch: An output is no value.
+            InvalidName: An output's name breaks the rules.
+            VersionConflict: `if_match` asks for another version.
+        """
+        while True:
+            row = self.find(owner, ref)
+            if if_match is not None:
+                if_match.check(row.version)
+            for name in outputs:
+                check_name(name)
+            builder = self._builder(row)
+            resolved = {name: builder.resolve(value) for name, value in outputs.items()}
+            try:
+                row = self._store.declare(row, resolved, now(), pinned=if_match is not None)
+            except Moved:
+                continue
+            return {
+                "outputs": row.outputs,
+                "outputs_version": row.outputs_version,
+                "version": row.version,
+            }
+
+    def transform(
+        self,
+        owner: str,
+        ref: str,
+        wanted: TransformRequest,
+        if_match: IfMatch | None,
+        key: Key | None,
+    ) -> Document:
+        """A new session that holds a derived graph.
+
+        Raises:
+            EngineError: The engine refuses the transform, or the result is too large.
+            InvalidName, NameConflict, QuotaExceeded, IdempotencyConflict: As in `create`.
+        """
+        session = self.find(owner, ref).id
+        scope = None if key is None else Scope(owner, "transforms", session, key.text)
+
+        def attempt() -> Document:
+            row = self.find(owner, session)
+            if if_match is not None:
+                if_match.check(row.version)
+            _check_session_name(wanted.name)
+            graph = self.graph(row)
+            expects = {f"inputs/{i.name}": (i.type.dtype, i.type.shape) for i in graph.inputs}
+            tensors = wanted.tensors.decode(expects)
+            derived = self._engine.transform(graph, wanted.spec, tensors)
+            self._check_size(derived)
+            logged = [log_entry(document) for document in graph_documents(derived)]
+            inputs, outputs = input_documents(derived.inputs), dict(derived.outputs)
+            new = _new_session(owner, wanted.name, inputs, outputs)
+            document = _created(new, [answered for answered, _ in logged])
+            receipt = _receipt(scope, key, document)
+            entries = [entry for _, entry in logged]
+            self._store.create(new, entries, self._max_sessions, receipt)
+            return document
+
+        return self._once(scope, key, attempt)
+
+    def delete(self, owner: str, ref: str, if_match: IfMatch | None) -> None:
+        """Remove a session.
+
+        Raises:
+            SessionNotFound: There is none.
+            VersionConflict: `if_match` asks for another version.
+        """
+        while True:
+            row = self.find(owner, ref)
+            if if_match is not None:
+                if_match.check(row.version)
+            try:
+                self._store.delete(row, pinned=if_match is not None)
+            except Moved:
+                continue
+            with self._lock:
+                self._copies.pop(row.id, None)
+            return
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def _fork(
+        self, owner: str, wanted: ForkRequest, scope: Scope | None, key: Key | None
+    ) -> Document:
+        _check_session_name(wanted.name)
+        row = self.find(owner, wanted.session)
+        version = row.version if wanted.version is None else wanted.version
+        if not 0 <= version <= row.version:
+            raise InvalidOption(
+                path="from/version",
+                value=version,
+                reason=f"the session has versions 0 to {row.version}",
+            )
+        held = len(row.inputs) + version
+        outputs = {name: id for name, id in row.outputs.items() if id < held}
+        new = _new_session(owner, wanted.name, row.inputs, outputs)
+        document = _created(new, self._nodes(row, 0, version))
+        receipt = _receipt(scope, key, document)
+        self._store.fork(row, version, new, self._max_sessions, receipt)
+        return document
+
+    def _check_size(self, graph: Graph) -> None:
+        """Hold a derived graph to the limits that appending its nodes would have met."""
+        if len(graph.nodes) > self._max_nodes:
+            raise QuotaExceeded(quota="nodes", limit=self._max_nodes)
+        largest = max((value.type.nbytes for value in (*graph.inputs, *graph.nodes)), default=0)
+        if largest > self._memory_limit:
+            raise MemoryLimit(limit=self._memory_limit, actual=largest)
+
+    def _once(
+        self, scope: Scope | None, key: Key | None, attempt: Callable[[], Document]
+    ) -> Document:
+        """The answer of the first attempt under a key that was committed, this one's or not."""
+        while True:
+            if scope is not None and key is not None:
+                receipt = self._store.recall(scope)
+                if receipt is not None:
+                    if receipt.digest != key.digest:
+                        raise IdempotencyConflict(key=key.text)
+                    return thaw(receipt.document)
+            try:
+                return attempt()
+            except (Moved, AlreadyDone):
+                continue
+
+    def _nodes(self, row: SessionRow, start: int, stop: int) -> list[Document]:
+        stored = self._store.entries(row, start, stop)
+        if len(stored) != max(0, stop - start):  # deleted since the row was read
+            raise SessionNotFound(session=row.id, suggestions=[])
+        return [thaw(entry) for entry in stored]
+
+    def _value(self, row: SessionRow, id: int) -> Document:
+        inputs = len(row.inputs)
+        return row.inputs[id] if id < inputs else self._nodes(row, id - inputs, id - inputs + 1)[0]
+
+    def _copy(self, id: str) -> _Copy:
+        with self._lock:
+            copy = self._copies.setdefault(id, _Copy())
+            self._copies.move_to_end(id)
+            while len(self._copies) > self._cached:
+                self._copies.popitem(last=False)
+            return copy
+
+    def _builder(self, row: SessionRow) -> Builder:
+        copy = self._copy(row.id)
+        with copy.lock:
+            return self._caught_up(copy, row)
+
+    def _caught_up(self, copy: _Copy, row: SessionRow) -> Builder:
+        """The copy's builder with at least the nodes of `row`; the copy's lock is held."""
+        builder = copy.builder
+        if builder is None:
+            builder = Builder(
+                inputs_of(row.inputs),
+                memory_limit=self._memory_limit,
+                # A session may hold more nodes than a limit that was lowered since.
+                node_limit=max(self._max_nodes, row.version),
+                max_name=MAX_DERIVED_NAME,
+            )
+        if builder.version < row.version:
+            copy.builder = None
+            missing = self._nodes(row, builder.version, row.version)
+            entries = [to_entry(document, self._store.blob) for document in missing]
+            builder.append(entries, max_name=MAX_DERIVED_NAME)
+        copy.builder = builder
+        return builder
+
+
+def _new_session(
+    owner: str, name: str | None, inputs: list[Document], outputs: dict[str, int]
+) -> NewSession:
+    return NewSession(owner, f"ses_{secrets.token_hex(12)}", name, inputs, outputs, now())
+
+
+def _created(new: NewSession, nodes: Sequence[Document]) -> Document:
+    """The answer to a creation: the session as it is about to be committed."""
+    row = SessionRow(
+        number=0,
+        id=new.id,
+        name=new.name,
+        version=len(nodes),
+        outputs_version=0,
+        inputs=new.inputs,
+        outputs=new.outputs,
+        created_at=new.created_at,
+        updated_at=new.created_at,
+    )
+    return session_document(row, nodes)
+
+
+def _receipt(scope: Scope | None, key: Key | None, document: Document) -> Receipt | None:
+    if scope is None or key is None:
+        return None
+    return Receipt(scope, key.digest, freeze(document))
+
+
+def _locate(graph: Graph, ref: str) -> int:
+    """The id that a reference in a URL means: digits are an id, all else is a name."""
+    if re.fullmatch(r"[0-9]{1,18}", ref):
+        id = int(ref)
+        if id < graph.size:
+            return id
+    elif ref in graph.names:
+        return graph.names[ref]
+    suggestions = close_matches(ref, graph.names)
+    raise ValueNotFound(ref=ref[:300], ctx_len=graph.size, suggestions=suggestions)
+
+
+def _check_session_name(name: str | None) -> None:
+    if name is None:
+        return
+    check_name(name)
+    reason = None
+    if "/" in name or ":" in name:
+        reason = "a session's name has no / and no :"
+    elif name.startswith("ses_"):
+        reason = "ids of sessions begin with ses_, names do not"
+    elif name.endswith((".vjp", ".jvp")):
+        reason = "a session's name ends in neither .vjp nor .jvp"
+    if reason is not None:
+        raise InvalidName(name=name, reason=reason)

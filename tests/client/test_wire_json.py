@@ -1,0 +1,111 @@
+"""JSON of the contract, and the body of an error."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradwire.wire import json as wire_json
+from gradwire.wire.errors import STATUS, WireError, problem, read_problem
+
+documents = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
+)
+
+
+@given(documents)
+def test_a_document_survives(document: object) -> None:
+    assert wire_json.loads(wire_json.dumps(document)) == document
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_document_or_a_wire_error(body: bytes) -> None:
+    with contextlib.suppress(WireError):
+        document = wire_json.loads(body)
+        if document != math.inf:
+            assert wire_json.loads(wire_json.dumps(document)) == document
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b"{", "line 1 column 2"),
+        (b"[1,\n2,]", "line 2"),
+        (b"NaN", "bare token NaN"),
+        (b'{"a": [-Infinity]}', "bare token -Infinity"),
+        (b"[Infinity]", "bare token Infinity"),
+        (b'{"a": 1, "b": 2, "a": 1}', "'a' twice"),
+        (b'"\xff"', "not UTF-8 at byte 1"),
+        ('"x"'.encode("utf-16"), "not UTF-8"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"a":' * 200_000, "nested too deeply"),
+        (b"1" * 5000, "too many digits"),
+        (b'"\\ud800"', "surrogate"),
+        (b'{"\\uDFFF": 1}', "surrogate"),
+    ],
+)
+def test_what_json_refuses(body: bytes, words: str) -> None:
+    with pytest.raises(WireError) as caught:
+        wire_json.loads(body)
+    assert caught.value.code == "malformed_body"
+    assert words in caught.value.reason
+
+
+def test_integers_are_exact_and_pairs_of_surrogates_whole() -> None:
+    assert wire_json.loads(b"[9007199254740993, -170141183460469231731687303715884105728]") == [
+        2**53 + 1,
+        -(2**127),
+    ]
+    assert wire_json.loads(b'"\\ud83d\\ude00"') == "\U0001f600"
+
+
+def test_a_number_beyond_float64_is_left_to_its_reader() -> None:
+    assert wire_json.loads(b"1e400") == math.inf
+
+
+def test_no_bare_nan_is_written() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        wire_json.dumps([math.nan])
+
+
+def test_a_problem_says_what_the_contract_says() -> None:
+    body = problem("shape_mismatch", 422, "no fit.", {"op": "add", "expected": [2]})
+    assert body == {
+        "type": "/errors/shape-mismatch",
+        "title": "Shape mismatch",
+        "status": 422,
+        "detail": "no fit.",
+        "code": "shape_mismatch",
+        "op": "add",
+        "expected": [2],
+    }
+    read = read_problem(body, 422)
+    assert (read.code, read.detail) == ("shape_mismatch", "no fit.")
+    assert read.facts == {"op": "add", "expected": [2]}
+
+
+def test_a_fact_cannot_hide_a_member() -> None:
+    with pytest.raises(ValueError, match="status"):
+        problem("shape_mismatch", 422, "", {"status": 1})
+
+
+@pytest.mark.parametrize("document", [None, [], "gateway timeout", 3, {"error": "x"}, {"code": 5}])
+def test_an_answer_that_is_no_problem_keeps_its_status(document: object) -> None:
+    read = read_problem(document, 502)
+    assert (read.code, read.status) == ("http_502", 502)
+
+
+def test_every_status_is_an_error() -> None:
+    assert all(400 <= status < 600 for status in STATUS.values())

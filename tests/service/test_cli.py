@@ -1,0 +1,94 @@
+"""The `gradwire` command: what it says, where it listens, how it ends."""
+
+from __future__ import annotations
+
+import builtins
+import signal
+import socket
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gradwire_service.cli import main
+from tests.service.serving import Server
+
+
+def test_it_says_where_it_listens_and_ends_cleanly(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        assert f"Docs: {server.url}/docs" in server.greeting
+        assert str(tmp_path / "data") in server.greeting
+        assert httpx.get(f"{server.url}/docs").status_code == 200
+        assert server.stop() == 0
+
+
+def test_an_interrupt_is_a_clean_end_too(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(30) == 0
+        assert "Traceback" not in server.log()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"gradwire {metadata.version('gradwire')}\n"
+
+
+def test_help_shows_examples_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    text = capsys.readouterr().out
+    assert "gradwire serve --port 0" in text
+    for flag in ("--host", "--port", "--workers", "--data-dir"):
+        assert flag in text
+    assert text.count("(default") == 4
+
+
+def test_a_taken_port_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--port", port, "--data-dir", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"gradwire: cannot listen on 127.0.0.1:{port}")
+    assert error.count("\n") == 1
+
+
+def test_an_unusable_data_dir_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["serve", "--port", "0", "--data-dir", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.startswith("gradwire: the data directory cannot be used")
+
+
+def test_a_bad_setting_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADWIRE_QUEUE", "many")
+    assert main(["serve", "--port", "70000"]) == 1
+    error = capsys.readouterr().err
+    assert "port" in error
+    assert "queue" in error
+
+
+def test_a_missing_extra_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_pydantic(name: str, *arguments: Any) -> Any:
+        if name == "pydantic":
+            raise ModuleNotFoundError("No module named 'pydantic'", name="pydantic")
+        return imported(name, *arguments)
+
+    imported = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", without_pydantic)
+    assert main(["serve"]) == 1
+    assert capsys.readouterr().err == (
+        'gradwire: pydantic is not installed: run pip install "gradwire[service]".\n'
+    )
