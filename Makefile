@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 TYPED  := client engine service tests scripts examples
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -50,7 +50,7 @@ gen: $(VENV)/.dev ## write the generated files anew: the client's ops, the refer
 	@$(BIN)/python scripts/gen_client.py && $(BIN)/python scripts/gen_docs.py
 
 docs: $(VENV)/.dev ## build the documentation into site/
-	@$(BIN)/mkdocs build --strict --quiet && echo "The documentation is in site/index.html"
+	@$(BIN)/zensical build --strict && echo "The documentation is in site/index.html"
 
 serve: $(VENV)/.demo ## start the service on http://127.0.0.1:8000
 	@$(BIN)/gradwire serve
@@ -59,7 +59,7 @@ docker: ## build the image and test it: health, a restart, the sessions still th
 	@docker/test_image.sh
 
 clean: ## remove the environment and everything made by the other targets
-	@rm -rf $(VENV) site dist build demo-output .hypothesis .*_cache
+	@rm -rf $(VENV) site dist build demo-output .cache .hypothesis .*_cache
 
 # -- the environment ---------------------------------------------------------------------------------
 

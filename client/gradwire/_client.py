@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from gradwire._exchanges import Groups
     from gradwire._values import InputLike
-    from gradwire.wire.messages import NodeEntry, OpDocument, Ref, SessionSummary
+    from gradwire.wire.messages import OpDocument, Ref, SessionSummary
 
 __all__ = ["AsyncClient", "Client", "connect", "connect_async", "local"]
 
@@ -92,7 +92,7 @@ class Client:
     def execute(
         self,
         inputs: Mapping[str, InputLike],
-        nodes: Sequence[NodeEntry],
+        nodes: Sequence[Mapping[str, object]],
         *,
         mode: Mode = "forward",
         feed: Mapping[str, ArrayLike] | None = None,
@@ -199,7 +199,7 @@ class AsyncClient:
     async def execute(
         self,
         inputs: Mapping[str, InputLike],
-        nodes: Sequence[NodeEntry],
+        nodes: Sequence[Mapping[str, object]],
         *,
         mode: Mode = "forward",
         feed: Mapping[str, ArrayLike] | None = None,

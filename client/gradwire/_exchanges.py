@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from gradwire.wire.messages import (
         JvpAvailability,
-        NodeEntry,
         OpDocument,
         Ref,
         SessionDocument,
@@ -162,7 +161,7 @@ def perform_run(
 
 def execute(
     inputs: Mapping[str, InputLike],
-    nodes: Sequence[NodeEntry],
+    nodes: Sequence[Mapping[str, object]],
     outputs: Mapping[str, Ref] | None,
     run: Mapping[str, object],
     feeds: Mapping[str, Mapping[str, ArrayLike] | None],
@@ -179,7 +178,7 @@ def execute(
             tensors[f"run/{group}/{name}"] = as_tensor(value, dtype)
     entries: list[dict[str, object]] = []
     for k, entry in enumerate(nodes):
-        attrs = entry.get("attrs") or {}
+        attrs = cast("Mapping[str, object]", entry.get("attrs") or {})
         literals = {n: a.array for n, a in attrs.items() if isinstance(a, Literal)}
         tensors |= {f"nodes/{k}/attrs/{name}": array for name, array in literals.items()}
         rest = {name: plain(a) for name, a in attrs.items() if name not in literals}

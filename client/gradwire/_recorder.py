@@ -29,7 +29,7 @@ from gradwire.wire.tensors import encode_tensor
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from gradwire.wire.messages import AppendResponse, NodeDocument, NodeEntry, SessionDocument
+    from gradwire.wire.messages import AppendResponse, NodeDocument, SessionDocument
     from gradwire.wire.tensors import Array
 
 __all__ = ["RawRef", "Recorder"]
@@ -42,7 +42,7 @@ _INLINE: Final = 32  # elements up to which a tensor attribute stays in the JSON
 _RENUMBERINGS: Final = 8
 
 
-@dataclass
+@dataclass(eq=False)
 class Pending(Generic[TensorT]):
     """An op that waits to be sent; `document` lacks its refs and tensors."""
 
@@ -54,7 +54,7 @@ class Pending(Generic[TensorT]):
     serial: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Recorder(Generic[TensorT]):
     """What one session knows.
 
@@ -127,15 +127,16 @@ class Recorder(Generic[TensorT]):
             document, tensors = _entry(op, static, name)
             return self._record(document, handles, tensors, source, known)
 
-    def append(self, entries: Iterable[NodeEntry]) -> list[TensorT]:
+    def append(self, entries: Iterable[Mapping[str, object]]) -> list[TensorT]:
         """Records raw entries; their refs and attributes go out as they stand."""
         source = caller() if self.keep_sources else None
         with self.group():
             results: list[TensorT] = []
             for entry in entries:
                 rest = {k: v for k, v in entry.items() if k not in ("inputs", "attrs", "source")}
-                document, tensors = _attributes(entry.get("attrs") or {})
-                line = entry.get("source", source)
+                attrs = cast("Mapping[str, object]", entry.get("attrs") or {})
+                document, tensors = _attributes(attrs)
+                line = cast("str | None", entry.get("source", source))
                 operands = cast("Sequence[BaseTensor | RawRef]", entry["inputs"])
                 whole = {**rest, **document}
                 results.append(self._record(whole, operands, tensors, line, None))

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from gradwire.wire.messages import (
         JvpAvailability,
         NodeDocument,
-        NodeEntry,
         SessionDocument,
         ValueDocument,
     )
@@ -152,11 +151,11 @@ class BaseSession(SessionOps[TensorT], Generic[TensorT]):
     ) -> TensorT:
         return self._recorder.emit(op, operands, attrs, name=name, either=either)
 
-    def append(self, nodes: Sequence[NodeEntry]) -> list[TensorT]:
+    def append(self, nodes: Sequence[Mapping[str, object]]) -> list[TensorT]:
         """Appends ops as the HTTP contract writes them: `{"op", "inputs", "attrs", "name"}`.
 
-        Refs are ids, names, handles or `{"id", "shape"}`; nothing is added, checked or converted
-        here, but for `source`, and tensors given as `gradwire.Literal`.
+        Refs are ids, names, handles or `{"id", "shape"}`. Nothing is checked here, and nothing
+        added but `source`; tensors among the attributes are given as `gradwire.Literal`.
         """
         return self._recorder.append(nodes)
 

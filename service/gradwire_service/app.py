@@ -24,12 +24,14 @@ from starlette.middleware import Middleware
 from gradwire.wire.messages import PROBLEM, REQUEST_ID
 from gradwire_engine import Engine
 
+from .dispatch import Disconnected, Pool, Receive, Scope, default_threads
 from .errors import PayloadTooLarge, RouteNotFound, close_matches, problem_of
-from .http import Disconnected, Pool, Receive, Reply, Scope, Send, default_threads
+from .http import Reply, Send
 from .routes import ROUTES
 from .sessions import Sessions
 from .settings import Settings
-from .store import SqliteStore, Store
+from .sqlite_store import SqliteStore
+from .store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,10 +187,12 @@ async def _refuse(error: Exception, request_id: str, receive: Receive, send: Sen
     async def lingering(message: Mapping[str, Any]) -> None:
         # Closing at once would reset the connection while the client still sends, and the reset may
         # overtake the answer: give it a moment, reading on, before the last word.
-        if message["type"] == "http.response.body" and not message.get("more_body"):
+        if message["type"] == "http.response.body":
+            await send({**message, "more_body": True})
             with anyio.move_on_after(1.0):
                 while (await receive()).get("more_body"):
                     pass
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
         await send(dict(message))
 
     await reply.send(lingering)

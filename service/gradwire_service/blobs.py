@@ -10,6 +10,8 @@ import hashlib
 import mmap
 import os
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +83,17 @@ class Blobs:
         else:
             (self._directory / sha256).unlink(missing_ok=True)
 
-    def names(self) -> list[str]:
-        """Every blob there is."""
+    def sweep(self, used: Callable[[str], bool], age: float) -> None:
+        """Remove the files of that age, in seconds, that nobody uses: leftovers of lost commits."""
         if self._directory is None:
-            return list(self._memory)
-        return [path.name for path in self._directory.iterdir() if not path.name.startswith(".")]
+            return
+        before = time.time() - age
+        for path in self._directory.iterdir():
+            try:
+                if path.stat().st_mtime < before and not used(path.name):
+                    path.unlink()
+            except FileNotFoundError:  # another process sweeps too
+                continue
 
 
 def _sync_directory(directory: Path) -> None:

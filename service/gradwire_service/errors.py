@@ -157,7 +157,13 @@ def problem_of(error: BaseException, request_id: str) -> tuple[int, bytes, dict[
     A fact may be any JSON value; numbers that JSON cannot hold travel as strings. Whatever is no
     `EngineError` or `WireError` is `internal` and says nothing but the request id.
     """
-    refusal = _refusal(error)
+    try:
+        return _problem(_refusal(error), request_id)
+    except RecursionError:  # a fact that quotes a body of extreme depth
+        return _problem(_TOO_DEEP, request_id)
+
+
+def _problem(refusal: EngineError, request_id: str) -> tuple[int, bytes, dict[str, str]]:
     status = STATUS[refusal.code]
     facts = {name: _plain(value) for name, value in refusal.facts().items()}
     if hasattr(refusal, "suggestions"):
@@ -173,11 +179,17 @@ def problem_of(error: BaseException, request_id: str) -> tuple[int, bytes, dict[
     return status, json.dumps(body, allow_nan=False).encode("ascii"), headers
 
 
+# Only bodies nest as their senders like; nothing in the service recurses otherwise.
+_TOO_DEEP = MalformedBody(path="", reason="it is nested too deeply")
+
+
 def _refusal(error: BaseException) -> EngineError:
     if isinstance(error, EngineError):
         return error
     if isinstance(error, WireError):
         return from_wire(error)
+    if isinstance(error, RecursionError):
+        return _TOO_DEEP
     if isinstance(error, MemoryError):
         return Overloaded(reason="there is not enough memory at the moment")
     return Internal()

@@ -1,21 +1,15 @@
 """HTTP as the rest of the service sees it: a `Call` in, a `Reply` out, both plain data.
 
-A `Resource` is what one path serves. It reads the body on the event loop, within the limit, and
-then hands a `Call` to a handler on a worker thread: parsing, computing and encoding never run on
-the loop. Forms are decided here: JSON or safetensors in, and out what `Accept` asks for, by default
-the same.
+Forms are decided here: JSON or safetensors in, and out what `Accept` asks for, by default the same.
+How requests become calls, and on which threads handlers run, is the business of `dispatch`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import os
 import re
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +17,6 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import orjson
-from starlette.routing import Route
 
 from gradwire.wire import json as wire_json
 from gradwire.wire import safetensors
@@ -31,40 +24,26 @@ from gradwire.wire.messages import BINARY, JSON
 from gradwire.wire.tensors import encode_tensor
 from gradwire_engine.errors import InvalidOption
 
-from .errors import (
-    Draining,
-    MalformedBody,
-    MethodNotAllowed,
-    Overloaded,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-    VersionConflict,
-)
+from .errors import MalformedBody, VersionConflict
 
 if TYPE_CHECKING:
     from .app import Service
 
 __all__ = [
     "Call",
-    "Disconnected",
     "IfMatch",
     "Key",
-    "Pool",
     "Reply",
-    "Resource",
+    "Send",
     "Stopwatch",
-    "resource",
+    "encode",
+    "media_type",
+    "prefers_binary",
 ]
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Form = Literal["data", "base64", "binary"]
 Array = np.ndarray[Any, Any]
-
-
-class Disconnected(Exception):
-    """The client went away before its body was complete."""
 
 
 # -- answers ---------------------------------------------------------------------------------------
@@ -90,9 +69,10 @@ class Reply:
         if self.status != 204:
             headers.append((b"content-length", str(length).encode("ascii")))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        for chunk in self.chunks:
+        *first, last = self.chunks or (b"",)
+        for chunk in first:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 def encode(document: object, form: Form) -> tuple[str, list[bytes | memoryview]]:
@@ -177,7 +157,7 @@ class Call:
     @cached_property
     def binary(self) -> bool:
         """Whether the body is safetensors."""
-        return _media_type(self.headers.get("content-type", JSON)) == BINARY
+        return media_type(self.headers.get("content-type", JSON)) == BINARY
 
     def document(self) -> object:
         """The body as one document; the tensors of a binary body stand in it as arrays.
@@ -240,14 +220,14 @@ class Call:
     ) -> Reply:
         """The answer that holds a document, in the form that the caller prefers."""
         form: Form = "base64" if base64 else "data"
-        if _prefers_binary(self.headers.get("accept"), default=self.binary):
+        if prefers_binary(self.headers.get("accept"), default=self.binary):
             form = "binary"
         media_type, chunks = encode(document, form)
         return Reply(status, media_type, chunks, {"Vary": "Accept", **(headers or {})})
 
     def tensor(self, array: Array, headers: Mapping[str, str]) -> Reply:
         """The answer that is one tensor: its JSON form, or a file whose only tensor is `value`."""
-        if _prefers_binary(self.headers.get("accept"), default=False):
+        if prefers_binary(self.headers.get("accept"), default=False):
             chunks = safetensors.pack({"value": array}, None, "response")
             return Reply(200, BINARY, chunks, {"Vary": "Accept", **headers})
         body = orjson.dumps(encode_tensor(array))
@@ -293,17 +273,18 @@ class Stopwatch:
         return ", ".join(f"{step};dur={ms:.3f}" for step, ms in self._steps.items())
 
 
-def _media_type(header: str) -> str:
+def media_type(header: str) -> str:
+    """The media type of a header, without its parameters."""
     return header.partition(";")[0].strip().lower()
 
 
-def _prefers_binary(accept: str | None, *, default: bool) -> bool:
+def prefers_binary(accept: str | None, *, default: bool) -> bool:
     """Whether `Accept` prefers safetensors to JSON; a tie, or neither, leaves the default."""
     if not accept:
         return default
     weights: dict[str, float] = {}
     for part in accept.split(","):
-        kind = _media_type(part)
+        kind = media_type(part)
         weight = re.search(r";\s*q\s*=\s*([0-9.]+)", part)
         try:
             weights[kind] = float(weight[1]) if weight else 1.0
@@ -349,175 +330,3 @@ def _descend(here: Any, step: str, path: str) -> Any:
     if isinstance(here, list) and step.isdigit() and int(step) < len(here):
         return here[int(step)]
     raise MalformedBody(path=path[:300], reason=f"there is no {step!r} in the metadata")
-
-
-# -- bodies on the event loop ----------------------------------------------------------------------
-
-_TAKEN = [JSON, BINARY]
-
-
-def check_headers(headers: Mapping[str, str]) -> None:
-    """Refuse a body of an unknown media type, charset or encoding before it is read."""
-    kind = headers.get("content-type")
-    if kind is not None:
-        charset = re.search(r';\s*charset\s*=\s*"?([^\s";]+)', kind, re.IGNORECASE)
-        if _media_type(kind) not in _TAKEN or (
-            charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii")
-        ):
-            raise UnsupportedMediaType(
-                actual=kind[:200], expected=_TAKEN, reason="send JSON in UTF-8, or safetensors"
-            )
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedMediaType(
-            actual=encoding[:200], expected=["identity"], reason="bodies are not compressed"
-        )
-
-
-async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes | bytearray:
-    """The whole body, read into one buffer.
-
-    Raises:
-        PayloadTooLarge: By its declared length, before anything is read, or as soon as it grows
-            beyond the limit.
-        Disconnected: The client went away.
-    """
-    text = headers.get("content-length", "")
-    declared = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-    if declared is not None and declared > limit:
-        raise PayloadTooLarge(limit=limit, actual=declared)
-    message = await receive()
-    chunk: bytes = message.get("body", b"")
-    if message["type"] == "http.request" and not message.get("more_body"):
-        if len(chunk) > limit:
-            raise PayloadTooLarge(limit=limit, actual=len(chunk))
-        return chunk
-    buffer = bytearray(declared or 0)
-    size = 0
-    while True:
-        if message["type"] != "http.request":
-            raise Disconnected
-        chunk = message.get("body", b"")
-        if size + len(chunk) > limit:
-            raise PayloadTooLarge(limit=limit, actual=size + len(chunk))
-        buffer[size : size + len(chunk)] = chunk
-        size += len(chunk)
-        if not message.get("more_body"):
-            break
-        message = await receive()
-    if size != len(buffer):
-        raise Disconnected
-    return buffer
-
-
-# -- work off the event loop -----------------------------------------------------------------------
-
-
-class Pool:
-    """Worker threads with a bounded queue: what finds no room is refused at once, never kept."""
-
-    def __init__(self, threads: int, queue: int, name: str) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._room = threads + queue
-        self._held = 0
-        self._lock = threading.Lock()
-
-    async def run(self, handler: Callable[[Call], Reply], call: Call) -> Reply:
-        """Run a handler on a thread.
-
-        Raises:
-            Overloaded: All threads are busy and the queue is full.
-        """
-        with self._lock:
-            if self._held >= self._room:
-                raise Overloaded(reason=f"{self._held} requests are under way or waiting")
-            self._held += 1
-        future = self._threads.submit(handler, call)
-        future.add_done_callback(self._release)
-        return await asyncio.wrap_future(future)
-
-    def _release(self, _: Future[Reply]) -> None:
-        with self._lock:
-            self._held -= 1
-
-    def close(self) -> None:
-        """Wait for the work that was taken."""
-        self._threads.shutdown(wait=True)
-
-
-Handler = Callable[[Call], Reply]
-
-
-@dataclass(frozen=True)
-class Resource:
-    """What one path serves: a handler for each method.
-
-    `heavy` work (runs, transforms) has threads of its own, so that it cannot hold up the rest.
-    `vital` resources answer even while the server is draining; `inline` handlers never block and
-    run on the loop itself, so that no queue can delay them.
-    """
-
-    handlers: Mapping[str, Handler]
-    heavy: bool = False
-    vital: bool = False
-    inline: bool = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        method: str = scope["method"]
-        handler = self.handlers.get("GET" if method == "HEAD" else method)
-        if handler is None:
-            raise MethodNotAllowed(
-                path=scope["path"][:300], method=method[:50], allowed=self.methods
-            )
-        service: Service = scope["app"].state.service
-        if service.draining.is_set() and not self.vital:
-            raise Draining(reason="it takes no new requests")
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        body: bytes | bytearray = b""
-        if method in ("POST", "PUT"):
-            check_headers(headers)
-            body = await read_body(headers, receive, service.settings.max_body_bytes)
-        call = Call(
-            service=service,
-            owner="local",
-            path=scope["path"],
-            raw_path=scope.get("raw_path") or scope["path"].encode(),
-            params=scope.get("path_params", {}),
-            query_string=scope.get("query_string", b""),
-            headers=headers,
-            body=body,
-        )
-        if self.inline:
-            reply = handler(call)
-        else:
-            pool = service.heavy_pool if self.heavy else service.light_pool
-            reply = await pool.run(handler, call)
-        await reply.send(send)
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods that are served, for `Allow`."""
-        return sorted({*self.handlers, *(["HEAD"] if "GET" in self.handlers else [])})
-
-
-def resource(
-    path: str,
-    *,
-    get: Handler | None = None,
-    post: Handler | None = None,
-    put: Handler | None = None,
-    delete: Handler | None = None,
-    heavy: bool = False,
-    vital: bool = False,
-    inline: bool = False,
-) -> Route:
-    """A route that serves every method of `path` that has a handler, and refuses the others."""
-    given = {"GET": get, "POST": post, "PUT": put, "DELETE": delete}
-    handlers = {method: handler for method, handler in given.items() if handler is not None}
-    return Route(path, Resource(handlers, heavy=heavy, vital=vital, inline=inline))
-
-
-def default_threads() -> int:
-    """Threads for work that is quick, or waits for the disk."""
-    return min(32, 4 * (os.cpu_count() or 1))

@@ -16,7 +16,7 @@ import httpx
 
 from .app import create_app
 from .settings import Settings
-from .store import SqliteStore
+from .sqlite_store import SqliteStore
 
 __all__ = ["LocalTransport", "transport"]
 

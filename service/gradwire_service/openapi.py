@@ -18,9 +18,10 @@ from gradwire.wire.messages import BINARY, JSON, PROBLEM
 from gradwire_engine import ops
 
 from .catalogue import attributes_schema
+from .openapi_examples import STORY
 from .openapi_schemas import COMPONENTS, PARAMETERS
 
-__all__ = ["STORY", "openapi_document"]
+__all__ = ["openapi_document"]
 
 Document = dict[str, Any]
 
@@ -116,8 +117,8 @@ def _op_schema(op: type[ops.Op]) -> Document:
 
 # -- answers ---------------------------------------------------------------------------------------
 
-_ALWAYS: Final = ("payload_too_large", "overloaded", "draining", "internal")
-_BODY: Final = ("malformed_body", "unsupported_media_type")
+_ALWAYS: Final = ("overloaded", "draining")
+_BODY: Final = ("malformed_body", "unsupported_media_type", "payload_too_large")
 _TENSORS: Final = ("malformed_tensor", "unknown_dtype", "unknown_tensor")
 _STORE: Final = ("storage_full",)
 _REFS: Final = ("unknown_name", "var_out_of_bounds", "var_shape_mismatch")
@@ -137,7 +138,7 @@ _RUN: Final = (
     *_TENSORS,
     *("invalid_option", "no_output", "missing_input", "unknown_input", "input_shape_mismatch"),
     *("input_dtype_mismatch", "not_differentiable", "non_finite", "memory_limit"),
-    *("deadline_exceeded", "quota_exceeded", "name_conflict", "invalid_name"),
+    *("deadline_exceeded", "quota_exceeded", "name_conflict", "invalid_name", "compile_failed"),
     *("cotangent_shape_mismatch", "cotangent_dtype_mismatch", "missing_cotangent"),
     *("tangent_shape_mismatch", "tangent_dtype_mismatch", "jvp_unavailable"),
     *("shape_mismatch", "dtype_mismatch", "index_out_of_bounds", "invalid_attribute"),
@@ -205,8 +206,12 @@ def _operation(
             content[BINARY] = {"schema": {"$ref": "#/components/schemas/Binary"}}
         operation["requestBody"] = {"required": True, "content": content}
         codes = (*codes, *_BODY)
+    if {"sid", "op"}.intersection(parameters):
+        # Any text may stand in a path; some, such as a slash, makes it another path.
+        codes = (*codes, "route_not_found", "method_not_allowed")
     answers = {str(status): answer for status, answer in success.items()}
-    operation["responses"] = {**answers, **_problems(codes), "default": _problem(sorted(STATUS))}
+    # No 500: nothing that a caller does may lead there.
+    operation["responses"] = {**answers, **_problems(codes)}
     return operation
 
 
@@ -401,64 +406,3 @@ def _paths() -> Document:
             )
         },
     }
-
-
-# -- examples --------------------------------------------------------------------------------------
-
-_POINT: Final = {
-    "x": [1.0, 2.0, 3.0],
-    "w": {"dtype": "float32", "shape": [2, 3], "data": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]},
-    "b": [0.0, 1.0],
-}
-
-STORY: Final[Mapping[tuple[str, str], Document]] = {
-    ("createSession", "new"): {
-        "name": "example",
-        "inputs": [
-            {"name": "x", "shape": [3]},
-            {"name": "w", "shape": [2, 3]},
-            {"name": "b", "shape": [2], "dtype": "float32", "differentiable": True},
-        ],
-    },
-    ("appendNodes", "layer"): {
-        "nodes": [
-            {"op": "linear", "inputs": ["w", "b", "x"], "name": "h", "source": "model.py:12"},
-            {"op": "tanh", "inputs": ["h"], "name": "y"},
-            {"op": "const", "inputs": [], "attrs": {"value": [0.5, -0.5]}, "name": "target"},
-            {
-                "op": "mse_loss",
-                "inputs": [{"id": 4, "shape": [2]}, "target"],
-                "name": "loss",
-            },
-        ]
-    },
-    ("declareOutputs", "two"): {"outputs": {"loss": "loss", "y": 4}},
-    ("forward", "point"): {"inputs": _POINT},
-    ("forward", "batch"): {
-        "inputs": {**_POINT, "x": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]},
-        "in_axes": {"inputs/x": 0},
-        "outputs": ["y"],
-    },
-    ("vjp", "gradients"): {"inputs": _POINT, "outputs": ["loss"], "wrt": ["w", "b"]},
-    ("vjp", "cotangent"): {"inputs": _POINT, "cotangents": {"y": [1.0, 0.0]}},
-    ("jvp", "direction"): {"inputs": _POINT, "tangents": {"x": [1.0, 0.0, 0.0]}},
-    ("transformSession", "gradient"): {
-        "transform": "vjp",
-        "outputs": ["loss"],
-        "wrt": ["w"],
-        "name": "example_gradient",
-    },
-    ("createSession", "fork"): {
-        "from": {"session": "example", "version": 2},
-        "name": "example_fork",
-    },
-    ("execute", "square"): {
-        "inputs": [{"name": "x", "shape": [2], "dtype": "float64"}],
-        "nodes": [
-            {"op": "square", "inputs": ["x"], "name": "s"},
-            {"op": "sum", "inputs": ["s"], "name": "total"},
-        ],
-        "run": {"mode": "vjp", "inputs": {"x": [3.0, 4.0]}},
-    },
-}
-"""Examples by operation and label, in an order in which each works after those before it."""

@@ -355,7 +355,8 @@ class Sessions:
         """Hold a derived graph to the limits that appending its nodes would have met."""
         if len(graph.nodes) > self._max_nodes:
             raise QuotaExceeded(quota="nodes", limit=self._max_nodes)
-        largest = max((value.type.nbytes for value in (*graph.inputs, *graph.nodes)), default=0)
+        types = [*(i.type for i in graph.inputs), *(n.type for n in graph.nodes)]
+        largest = max((t.nbytes for t in types), default=0)
         if largest > self._memory_limit:
             raise MemoryLimit(limit=self._memory_limit, actual=largest)
 

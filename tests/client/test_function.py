@@ -207,7 +207,7 @@ def test_options(g: gw.Session) -> None:
 def test_inputs_are_converted_within_their_kind(g: gw.Session) -> None:
     f = g.function(g.x * 2)
     check(f(x=[1, 2, 3]), [2.0, 4.0, 6.0])
-    check(f(x=np.float32([1, 2, 3])), [2.0, 4.0, 6.0])
+    check(f(x=np.array([1, 2, 3], np.float32)), [2.0, 4.0, 6.0])
     with pytest.raises(errors.InputShapeMismatch) as caught:
         f(x=[1.0])
     assert (caught.value.input, caught.value.expected, caught.value.actual) == ("x", [3], [1])

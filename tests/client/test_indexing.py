@@ -23,7 +23,7 @@ def carry_out(array: Any, key: Any) -> Any:
         array = array[tuple(slice(c.start, c.stop, c.step) for c in cuts)]
     assert array.shape == plan.sliced
     if plan.flip is not None:
-        array = np.flip(array, plan.flip)
+        array = np.flip(array, tuple(plan.flip))
     if plan.shape is not None:
         array = array.reshape(plan.shape)
     return array

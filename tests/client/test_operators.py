@@ -25,7 +25,7 @@ def compare(real: gw.Client, expression: Callable[..., Any], *arrays: Any) -> gw
     names = [f"x{k}" for k in range(len(arrays))]
     g = real.session({n: (a.shape, a.dtype.name) for n, a in zip(names, arrays, strict=True)})
     with g.batch():
-        y = expression(*g.args)
+        y: gw.Tensor = expression(*g.args)
         predicted = y.shape
     expected = expression(*arrays)
     assert y.shape == predicted == np.shape(expected)

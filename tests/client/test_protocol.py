@@ -33,9 +33,11 @@ OK = Reply(200, {"content-type": JSON}, b'{"ok": true}')
 RUN = Request("POST", "/v1/sessions/s/forward", {"inputs": {}})
 
 
-def busy(status: int = 503, code: str = "overloaded", **headers: str) -> Reply:
+def busy(*, after: str | None = None, status: int = 503) -> Reply:
+    code = "overloaded" if status == 503 else "rate_limited"
     body = wire_json.dumps(problem(code, status, "try later", {"reason": "full"}))
-    return Reply(status, {"content-type": PROBLEM, **headers}, body)
+    named = {} if after is None else {"retry-after": after}
+    return Reply(status, {"content-type": PROBLEM, **named}, body)
 
 
 def refusal(code: str, **facts: object) -> Reply:
@@ -96,7 +98,7 @@ def test_tensors_travel_as_safetensors_under_their_paths() -> None:
 
 
 def test_json_puts_each_tensor_where_its_path_says() -> None:
-    one = np.float32(1).reshape(())
+    one = np.ones((), np.float32)
     document = {
         "nodes": [{"op": "const"}, {"op": "const", "attrs": {"other": 1}}],
         "run": {"mode": "forward", "transforms": [{"transform": "linearize"}]},
@@ -247,7 +249,7 @@ def test_errors_survive_pickling() -> None:
 
 
 def test_a_busy_server_is_waited_for_as_long_as_it_says() -> None:
-    answer, sent, waited = drive(RUN, [busy(**{"retry-after": "2"}), busy(429, "rate_limited"), OK])
+    answer, sent, waited = drive(RUN, [busy(after="2"), busy(status=429), OK])
     assert answer.document == {"ok": True}
     assert waited == [2.0, 0.2]
     assert len(sent) == 3
@@ -255,21 +257,21 @@ def test_a_busy_server_is_waited_for_as_long_as_it_says() -> None:
 
 def test_retry_after_may_be_a_date() -> None:
     date = email.utils.formatdate(time.time() + 10, usegmt=True)
-    _, _, (seconds,) = drive(RUN, [busy(**{"retry-after": date}), OK])
+    _, _, (seconds,) = drive(RUN, [busy(after=date), OK])
     assert 5 < seconds <= 10
-    _, _, waited = drive(RUN, [busy(**{"retry-after": "soon"}), OK])
+    _, _, waited = drive(RUN, [busy(after="soon"), OK])
     assert waited == [0.1]
 
 
 def test_patience_has_an_end() -> None:
     with pytest.raises(errors.Overloaded) as caught:
-        drive(RUN, [busy(**{"retry-after": "0"})] * 4)
+        drive(RUN, [busy(after="0")] * 4)
     assert (caught.value.reason, caught.value.retry_after) == ("full", 0.0)
 
 
 def test_a_long_wait_is_the_callers_decision() -> None:
     with pytest.raises(errors.Overloaded) as caught:
-        drive(RUN, [busy(**{"retry-after": "3600"})])
+        drive(RUN, [busy(after="3600")])
     assert caught.value.retry_after == 3600
 
 

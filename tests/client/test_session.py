@@ -97,7 +97,7 @@ def test_refresh_learns_what_others_added(script: Script, g: gw.Session) -> None
 
 
 def test_an_op_is_sent_at_once(script: Script, g: gw.Session) -> None:
-    y, line = g.cumsum(g.x, axis=np.int64(0), name="y"), here()
+    y, line = g.cumsum(g.x, axis=0, name="y"), here()
     (sent,) = script.appends
     assert sent.document == {
         "nodes": [

@@ -306,6 +306,21 @@ def test_malformed_json(http: httpx.Client, raw: bytes) -> None:
     problem(http.post("/v1/execute", content=raw, headers=JSON), "malformed_body")
 
 
+@pytest.mark.parametrize("depth", [50, 200, 500, 900, 960, 975, 985, 990, 1500])
+def test_deep_nesting(http: httpx.Client, depth: int) -> None:
+    """Whether the parser or what comes after it gives up first, the answer is a refusal."""
+    deep = b"[" * depth + b"]" * depth
+    for body in (
+        b'{"nodes": [{"op": "reduce_sum", "inputs": ["x"], "attrs": {"axis": %s}}]}' % deep,
+        b'{"nodes": [{"op": "const", "inputs": [], "attrs": {"value": %s}}]}' % deep,
+        b'{"nodes": [{"op": "tanh", "inputs": %s}]}' % deep,
+        b'{"nodes": %s}' % deep,
+    ):
+        answer = http.post("/v1/sessions/target/nodes", content=body, headers=JSON)
+        assert answer.status_code in (400, 422)
+        problem(answer)
+
+
 BASE64 = [
     {"dtype": "float32", "shape": [3], "base64": "not base64!"},
     {"dtype": "float32", "shape": [3], "base64": "AAA"},
@@ -334,7 +349,7 @@ def entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
-def file(data: bytes = b"", **entries: Any) -> bytes:
+def file(data: bytes = b"", /, **entries: Any) -> bytes:
     return frame(json.dumps(entries).encode(), data)
 
 

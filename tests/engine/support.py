@@ -30,11 +30,14 @@ def grow(
 def run(graph: Graph, tensors: Mapping[str, Any], **options: Any) -> dict[str, Array]:
     """Run a graph; tensors by path, their keys filled into the request."""
     arrays = {path: np.asarray(value) for path, value in tensors.items()}
-    keys: dict[str, list[str]] = {"inputs": [], "cotangents": [], "tangents": []}
-    for path in arrays:
-        head, _, name = path.partition("/")
-        if head in keys:
-            keys[head].append(name)
-    named = {head: tuple(names) for head, names in keys.items()}
-    spec = RunSpec(**named, **options)
+
+    def keys(head: str) -> tuple[str, ...]:
+        return tuple(p.removeprefix(f"{head}/") for p in arrays if p.startswith(f"{head}/"))
+
+    spec = RunSpec(
+        inputs=keys("inputs"),
+        cotangents=keys("cotangents"),
+        tangents=keys("tangents"),
+        **options,
+    )
     return dict(ENGINE.prepare(graph, spec).execute(arrays).results)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gradwire_engine import errors, ops, transform
-from gradwire_engine.ir import Type
+from gradwire_engine.ir import GraphBuilder, Input, Type
 
 from .single import gradients, hessian, run, single, tangent, typed, value
 
@@ -198,6 +198,30 @@ def test_second_derivative_of_a_power_by_a_constant_exponent_is_finite() -> None
         for a in (0.0, -0.0):
             assert hessian("pow", a, b)[0, 0] == expected
     assert hessian("pow", np.float32(1e-20), np.float32(0))[0, 0] == 0
+
+
+@pytest.mark.parametrize("b", [-1.5, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 4.5])
+def test_a_constant_exponent_has_the_derivatives_of_a_variable_one(b: float) -> None:
+    graph = GraphBuilder()
+    x = graph.input(Input("x", Type((4,), "float64")))
+    fixed = graph.graph([("y", x**b)])
+    point, ones = np.array([0.3, 1.0, 2.5, 7.0]), np.ones(4)
+    first = transform.vjp(fixed, ["x"])
+    slope = gradients("pow", point, np.full(4, b))[0]
+    np.testing.assert_allclose(run(first, [point, ones])[1], slope, rtol=1e-14)
+    second = run(transform.jvp(first, ["x"]), [point, ones, ones])[-1]
+    expected = [hessian("pow", p, b)[0, 0] for p in point]
+    np.testing.assert_allclose(second, expected, rtol=1e-13)
+
+
+def test_a_constant_exponent_at_zero() -> None:
+    for b, slope, bend in ((0.0, 0.0, 0.0), (1.0, 1.0, 0.0), (2.0, 0.0, 2.0), (3.0, 0.0, 0.0)):
+        graph = GraphBuilder()
+        x = graph.input(Input("x", Type((), "float64")))
+        first = transform.vjp(graph.graph([("y", x**b)]), ["x"])
+        second = transform.jvp(first, ["x"])
+        assert run(second, [0.0, 1.0, 1.0])[1] == slope
+        assert run(second, [0.0, 1.0, 1.0])[-1] == bend
 
 
 # -- the rest --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""docs/graphm.md names a counterpart for everything that GraphM declares; here its lines are run."""
+"""docs/graphm.md names a counterpart for all that GraphM declares; here its lines are run."""
 
 from __future__ import annotations
 

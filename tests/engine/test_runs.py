@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def test_results_never_alias_inputs_or_each_other() -> None:
             assert not np.shares_memory(one, other)
 
 
-# -- mapping ----------------------------------------------------------------------------------------
+# -- mapping ---------------------------------------------------------------------------------------
 
 BATCH = RNG.normal(size=(5, 3))
 
@@ -154,19 +155,22 @@ def test_reduced_gradients(how: str, reduce: Callable[..., Any], wanted: tuple[s
 
 
 def test_reduced_gradients_never_hold_the_stack() -> None:
-    graph = grow(inputs(x=(100,), w=(100, 100)), 
-                 Entry("reshape", (0,), {"shape": [100, 1]}), Entry("matmul", (1, 2)),
-                 Entry("sum", (3,)))  # fmt: skip
+    graph = grow(
+        inputs(x=(100,), w=(100, 100)),
+        Entry("reshape", (0,), {"shape": [100, 1]}),
+        Entry("matmul", (1, 2)),
+        Entry("sum", (3,)),
+    )
     batch = RNG.normal(size=(400, 100))
     stack_bytes = 400 * 100 * 100 * 8
     small = Engine(memory_limit=stack_bytes // 4, check_types=True)
-    spec = {"mode": "vjp", "inputs": ("x", "w"), "wrt": ("w",), "in_axes": {"inputs/x": 0}}
+    stacked = RunSpec(mode="vjp", inputs=("x", "w"), wrt=("w",), in_axes={"inputs/x": 0}, reduce={})
     given = {"inputs/x": batch, "inputs/w": np.ones((100, 100))}
-    reduced = small.prepare(graph, RunSpec(**spec, reduce={"gradients/w": "sum"}))
+    reduced = small.prepare(graph, replace(stacked, reduce={"gradients/w": "sum"}))
     result = reduced.execute(given).results["gradients/w"]
     np.testing.assert_allclose(result, np.tile(batch.sum(0), (100, 1)))
     with pytest.raises(errors.MemoryLimit):
-        small.prepare(graph, RunSpec(**spec)).execute(given)
+        small.prepare(graph, stacked).execute(given)
 
 
 def test_many_cotangents_and_many_tangents_in_one_run() -> None:
@@ -234,7 +238,7 @@ def test_linearize_on_a_run_and_as_a_transform_agree() -> None:
     np.testing.assert_allclose(pullback, gradients(X, W, B)["x"])
 
 
-# -- refusals ---------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 MAPPED = {"in_axes": {"inputs/x": 0}}
 REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = [
@@ -347,7 +351,7 @@ def test_deadline() -> None:
         run(graph, {"inputs/x": np.eye(200)}, deadline_ms=0)
 
 
-# -- NaN policy ---------------------------------------------------------------------------------------
+# -- NaN policy ------------------------------------------------------------------------------------
 
 
 def fault(graph: Graph, tensors: dict[str, Any], **options: Any) -> dict[str, Any]:

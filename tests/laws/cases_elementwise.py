@@ -119,7 +119,11 @@ ATTRIBUTES = (
     ),
     *(
         Case(
-            "cast", (Draw(S, *bounds, dtype=source),), {"dtype": target}, ref, f"{source}-{target}"
+            "cast",
+            (Draw(S, bounds[0], bounds[1], source),),
+            {"dtype": target},
+            ref,
+            f"{source}-{target}",
         )
         for source, bounds, target, ref in (
             ("float", (-2.0, 2.0), "float64", lambda x: x.to(torch.float64)),

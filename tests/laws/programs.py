@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -123,7 +124,7 @@ class _Growth:
         x, a = found
         axis = self.choose(x.rank)
         size = x.shape[axis]
-        name, attrs, bound = [
+        table: list[tuple[str, dict[str, Any], float]] = [
             ("reduce_sum", {"axis": axis}, a * size),
             ("reduce_mean", {"axis": axis, "keepdims": True}, a),
             ("logsumexp", {"axis": axis}, a + 1.2),
@@ -134,7 +135,8 @@ class _Growth:
             ("pad", {"low": 1, "high": 0}, a),
             ("slice", {"starts": [0] * x.rank, "limits": [(s + 1) // 2 for s in x.shape]}, a),
             ("expand_dims", {"axis": axis}, a),
-        ][self.choose(10)]
+        ]
+        name, attrs, bound = table[self.choose(len(table))]
         if ops.find(name).parse(attrs).typing(x.type).size > 18:
             name, attrs, bound = "reduce_sum", {"axis": axis}, a * size
         self.keep(ops.find(name).parse(attrs)(x), bound)

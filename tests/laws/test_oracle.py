@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from .case import Array
-from .harness import IDS, ROWS, close, differentiable, run, subject
+from .harness import IDS, close, differentiable, run, subject
+from .rows import ROWS
 
 pytestmark = pytest.mark.oracle
 
@@ -72,6 +73,7 @@ def test_gradients(row: int) -> None:
         close(actual, _numpy(wanted), 1e-10, 1e-12)
 
 
+@pytest.mark.slow
 @every_smooth_row
 def test_tangents(row: int) -> None:
     """J dx as the gradient of <J^T g, dx> by g."""

@@ -16,8 +16,9 @@ import pytest
 from gradwire.wire import safetensors
 from gradwire.wire.errors import STATUS, WireError
 from gradwire_engine.errors import catalogue
+from gradwire_service.dispatch import Pool, read_body
 from gradwire_service.errors import Overloaded, PayloadTooLarge, from_wire, problem_of
-from gradwire_service.http import Pool, Reply, _prefers_binary, encode, read_body
+from gradwire_service.http import Reply, encode, prefers_binary
 
 BINARY = safetensors.MEDIA_TYPE
 X = np.array([0.0, 0.5, -0.5], np.float32)
@@ -99,7 +100,7 @@ def test_accept_picks_the_form(model: httpx.Client, accept: str) -> None:
     ],
 )
 def test_preferences(accept: str | None, default: bool, wanted: bool) -> None:
-    assert _prefers_binary(accept, default=default) is wanted
+    assert prefers_binary(accept, default=default) is wanted
 
 
 def test_a_session_in_binary(model: httpx.Client) -> None:

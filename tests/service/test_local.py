@@ -34,7 +34,7 @@ def test_many_threads_may_use_it() -> None:
         made: list[int] = []
 
         def create() -> None:
-            body = {"inputs": []}
+            body: dict[str, list[str]] = {"inputs": []}
             made.extend(client.post("/v1/sessions", json=body).status_code for _ in range(10))
 
         threads = [threading.Thread(target=create) for _ in range(8)]

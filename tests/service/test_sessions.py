@@ -16,7 +16,7 @@ from gradwire_engine import Engine, Entry, Input, Type
 from gradwire_service.local import LocalTransport
 from gradwire_service.requests import AppendRequest, CreateRequest
 from gradwire_service.sessions import Sessions
-from gradwire_service.store import SqliteStore
+from gradwire_service.sqlite_store import SqliteStore
 from tests.service.serving import Server, problem, without
 
 X = {"name": "x", "shape": [3]}
@@ -282,7 +282,9 @@ def test_a_worker_catches_up_with_another(tmp_path: Path) -> None:
     there.close()
 
 
-def test_a_lost_race_is_tried_again_on_what_the_winner_left(tmp_path: Path) -> None:
+def test_a_lost_race_is_tried_again_on_what_the_winner_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another worker appends between this one's check and its commit: as if in sequence."""
     here, there = SqliteStore(tmp_path), SqliteStore(tmp_path)
     one, two = worker(here), worker(there)
@@ -290,11 +292,11 @@ def test_a_lost_race_is_tried_again_on_what_the_winner_left(tmp_path: Path) -> N
     commit = here.append
 
     def late(*arguments: Any) -> None:
-        here.append = commit  # type: ignore[method-assign] # once only
+        monkeypatch.setattr(here, "append", commit)  # once only
         two.append("local", "m", entry("x", name="first"), None, None)
         commit(*arguments)
 
-    here.append = late  # type: ignore[method-assign] # the moment that has to be hit
+    monkeypatch.setattr(here, "append", late)
     added = one.append("local", "m", entry("x", name="second"), None, None)
     assert (added["version"], added["nodes"][0]["id"]) == (2, 2)
     assert [n["name"] for n in one.read("local", "m", 0)["nodes"]] == ["first", "second"]
@@ -303,7 +305,7 @@ def test_a_lost_race_is_tried_again_on_what_the_winner_left(tmp_path: Path) -> N
     there.close()
 
 
-def test_a_failed_commit_leaves_no_trace_in_memory() -> None:
+def test_a_failed_commit_leaves_no_trace_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteStore(None)
     sessions = worker(store)
     sessions.create("local", CreateRequest("m", (Input("x", Type((2,))),)), None)
@@ -311,10 +313,10 @@ def test_a_failed_commit_leaves_no_trace_in_memory() -> None:
     def fail(*_: object) -> None:
         raise OSError("the disk is gone")
 
-    commit, store.append = store.append, fail  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "append", fail)
     with pytest.raises(OSError, match="gone"):
         sessions.append("local", "m", entry("x", name="a"), None, None)
-    store.append = commit  # type: ignore[method-assign]
+    monkeypatch.undo()
     added = sessions.append("local", "m", entry("x", name="a"), None, None)
     assert (added["version"], added["nodes"][0]["id"]) == (1, 1)
     store.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from gradwire_engine.errors import NameConflict, QuotaExceeded
 from gradwire_service.blobs import Blobs, digest
 from gradwire_service.errors import StorageFull
+from gradwire_service.sqlite_store import SqliteStore
 from gradwire_service.store import (
     AlreadyDone,
     LogEntry,
@@ -26,7 +28,6 @@ from gradwire_service.store import (
     Receipt,
     Scope,
     SessionRow,
-    SqliteStore,
     now,
 )
 
@@ -141,7 +142,8 @@ def test_racing_processes_share_one_file(tmp_path: Path) -> None:
 CRASHING = """
 import sys
 from pathlib import Path
-from gradwire_service.store import LogEntry, NewSession, SqliteStore, now
+from gradwire_service.sqlite_store import SqliteStore
+from gradwire_service.store import LogEntry, NewSession, now
 
 store = SqliteStore(Path(sys.argv[1]))
 if store.find("local", "ses_1") is None:
@@ -259,6 +261,23 @@ def test_a_blob_is_written_once_and_whole(tmp_path: Path) -> None:
     blobs.ensure(sha256, array)
     assert (tmp_path / "blobs" / sha256).stat().st_mtime_ns == written.st_mtime_ns
     assert [path.name for path in (tmp_path / "blobs").iterdir()] == [sha256]
+
+
+def test_leftovers_are_swept_when_they_are_old(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    row = made(store)
+    store.append(row, [large(1.0)], now(), None)
+    with pytest.raises(Moved):
+        store.append(row, [large(2.0)], now(), None)  # its blob is written, its entry is not
+    store.close()
+    files = {path.name: path for path in (tmp_path / "blobs").iterdir()}
+    assert set(files) == {*large(1.0).blobs, *large(2.0).blobs}
+    SqliteStore(tmp_path).close()
+    assert len(list((tmp_path / "blobs").iterdir())) == 2, "they are young"
+    for path in files.values():
+        os.utime(path, (0, 0))
+    SqliteStore(tmp_path).close()
+    assert [path.name for path in (tmp_path / "blobs").iterdir()] == [*large(1.0).blobs]
 
 
 def test_a_fork_copies_a_prefix(store: SqliteStore) -> None:

@@ -168,9 +168,7 @@ class Number(Kind):
     def parse(self, value: Any) -> float | int:
         if isinstance(value, str) and value in _WORDS:
             return _WORDS[value]
-        if isinstance(value, bool) or not isinstance(
-            value, int | float | np.integer | np.floating
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
             raise BadAttribute("a number is needed")
         if isinstance(value, int | np.integer):
             if abs(int(value)) > _LIMIT:

@@ -86,9 +86,7 @@ def axis(op: Op, attribute: str, value: int, rank: int) -> int:
     return value + rank if value < 0 else value
 
 
-def axes(
-    op: Op, attribute: str, value: int | Sequence[int] | None, rank: int
-) -> tuple[int, ...]:
+def axes(op: Op, attribute: str, value: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
     """Valid axes, sorted and distinct; None means all."""
     if value is None:
         return tuple(range(rank))

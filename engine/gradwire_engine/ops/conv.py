@@ -17,7 +17,8 @@ from ..ir import Type, Value
 from . import checks
 from .attributes import IntOrInts, NaturalOrNaturals, Positive, PositiveOrPositives
 from .base import Array, Composite, Op
-from .conv_numpy import Geometry, convolve, extent
+from .conv_geometry import Geometry, extent
+from .conv_numpy import convolve
 from .shape import BroadcastTo, Flip, Reshape, Transpose
 from .sources import zeros
 

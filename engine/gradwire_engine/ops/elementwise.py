@@ -1,8 +1,7 @@
-"""Elementwise ops: operands and result share one shape; one row an op.
+"""Elementwise arithmetic: operands and result share one shape; one row an op.
 
-A row gives the NumPy meaning and the local derivative. Kinks are in select form
-(``where(c, dx, 0)``), never a product with a mask, so that an infinite or NaN tangent does not leak
-through the branch that is not taken. Ties and NaN follow PyTorch where the reference is silent.
+A row gives the NumPy meaning and the local derivative. Ties and NaN follow PyTorch where the
+reference is silent. Comparison and choice are in `logic`.
 """
 
 from __future__ import annotations
@@ -17,30 +16,8 @@ from ..ir import Type, Value
 from . import checks
 from .attributes import Dtype, Real
 from .base import Array, Composite, Op
-from .shape import BroadcastTo
-from .sources import constant, ones_like, zeros_like
-
-
-class Elementwise(Op):
-    """Base of ops that act on each position alone."""
-
-    def vmap(self, size: int, mapped: tuple[bool, ...], *operands: Value) -> Value:
-        return self(*spread(size, mapped, *operands))
-
-
-def spread(size: int, mapped: tuple[bool, ...], *operands: Value) -> list[Value]:
-    """All operands with a leading axis of `size`: unmapped ones are broadcast along it."""
-    return [
-        v if is_mapped else BroadcastTo((size, *v.shape), tuple(range(1, v.rank + 1)))(v)
-        for v, is_mapped in zip(operands, mapped, strict=True)
-    ]
-
-
-def select(condition: Value, a: Value, b: Value | float) -> Value:
-    """``where(condition, a, b)`` with `b` a value or a number."""
-    other = b if isinstance(b, Value) else constant(a, b)
-    return Where()(condition, a, other)
-
+from .logic import Elementwise, camel_case, equal, logical_not, select
+from .sources import constant, known_number, ones_like, zeros_like
 
 # -- one operand -----------------------------------------------------------------------------------
 
@@ -62,6 +39,7 @@ def unary(
     jvp: Callable[[Value, Value, Value], Value] | None = None,
     zero: bool = False,
     integers: bool = False,
+    temporaries: int = 0,
     graphm: str | None = None,
 ) -> Op:
     """Declare a unary op.
@@ -74,6 +52,7 @@ def unary(
         jvp: The tangent from (dx, y, x) where it is no product; instead of `d`.
         zero: The derivative is zero everywhere.
         integers: Whether int64 is accepted too.
+        temporaries: How many arrays like the operand `function` holds beside its result.
         graphm: GraphM's name.
     """
     members: dict[str, Any] = {"__doc__": doc, "__module__": __name__}
@@ -85,10 +64,12 @@ def unary(
         members["jvp_x"] = lambda self, dx, y, x: jvp(dx, y, x)
     elif d is not None:
         members["jvp_x"] = lambda self, dx, y, x: d(y, x) * dx
+    if temporaries:
+        members["workspace"] = lambda self, x: temporaries * x.nbytes
     keywords: dict[str, Any] = {"inputs": ("x",), "graphm": graphm}
     if zero:
         keywords["nondiff"] = ("x",)
-    cls = type(_camel(name), (Unary,), members, **keywords)
+    cls = type(camel_case(name), (Unary,), members, **keywords)
     instance: Op = cls()
     return instance
 
@@ -98,20 +79,28 @@ def _numeric_unary(self: Op, x: Type) -> Type:
     return x
 
 
-def _camel(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
-
-
 def np_sigmoid(x: Array) -> Array:
     """1 / (1 + e^-x) without overflow: the exponential's argument is never positive."""
-    e = np.exp(-np.abs(x))
-    result: Array = np.where(x >= 0, x.dtype.type(1), e) / (1 + e)
+    e = _exp_of_minus_abs(x)
+    result: Array = np.where(x >= 0, x.dtype.type(1), e)
+    e += 1
+    result /= e
     return result
 
 
 def np_softplus(x: Array) -> Array:
     """log(1 + e^x) as max(x, 0) + log1p(e^-|x|)."""
-    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+    result = _exp_of_minus_abs(x)
+    np.log1p(result, out=result)
+    result += np.maximum(x, 0)
+    return result
+
+
+def _exp_of_minus_abs(x: Array) -> Array:
+    e = np.asarray(np.abs(x))
+    np.negative(e, out=e)
+    np.exp(e, out=e)
+    return e
 
 
 def np_erf(x: Array) -> Array:
@@ -139,10 +128,18 @@ expm1 = unary("expm1", np.expm1, "e^x - 1, accurate near 0.", d=lambda y, x: exp
 sqrt = unary(
     "sqrt", np.sqrt, "Square root; NaN below 0.", jvp=lambda dx, y, x: dx / (y * 2.0), graphm="sqrt"
 )
-rsqrt = unary("rsqrt", lambda x: 1 / np.sqrt(x), "1 / sqrt(x).", d=lambda y, x: y / x * -0.5)
-inv = unary("inv", lambda x: 1 / x, "The reciprocal 1/x.", d=lambda y, x: -(y * y), graphm="inv")
+rsqrt = unary(
+    "rsqrt",
+    lambda x: 1 / np.sqrt(x),
+    "1 / sqrt(x).",
+    d=lambda y, x: y / x * -0.5,
+    temporaries=1,
+)
+inv: Op = unary(
+    "inv", lambda x: 1 / x, "The reciprocal 1/x.", d=lambda y, x: -(y * y), graphm="inv"
+)
 sin = unary("sin", np.sin, "Sine of ``x`` in radians.", d=lambda y, x: cos(x))
-cos = unary("cos", np.cos, "Cosine of ``x`` in radians.", d=lambda y, x: -sin(x))
+cos: Op = unary("cos", np.cos, "Cosine of ``x`` in radians.", d=lambda y, x: -sin(x))
 tan = unary("tan", np.tan, "Tangent of ``x`` in radians.", d=lambda y, x: y * y + 1.0)
 tanh = unary("tanh", np.tanh, "Hyperbolic tangent.", d=lambda y, x: 1.0 - y * y, graphm="tanh")
 sigmoid = unary(
@@ -150,6 +147,7 @@ sigmoid = unary(
     np_sigmoid,
     "1 / (1 + e^-x), in the sign-branched form that never overflows.",
     d=lambda y, x: y * (1.0 - y),
+    temporaries=2,
     graphm="sigmoid",
 )
 softplus = unary(
@@ -157,6 +155,7 @@ softplus = unary(
     np_softplus,
     "log(1 + e^x) without a threshold; derivative sigmoid(x).",
     d=lambda y, x: sigmoid(x),
+    temporaries=1,
     graphm="softplus",
 )
 erf = unary(
@@ -236,14 +235,18 @@ class Scale(Elementwise, inputs=("x",), linear_in=("x",), graphm="scale"):
         return x
 
     def numpy(self, x: Array) -> Array:
-        return x * x.dtype.type(self.c)
+        result: Array = np.multiply(x, x.dtype.type(self.c))
+        return result
 
     def transpose_x(self, ct: Value, x: Type) -> Value:
         return self(ct)
 
 
 class Clamp(Elementwise, inputs=("x",), graphm="clamp"):
-    """min(max(x, min), max); derivative 1 for min <= x <= max, else 0. Either bound may be absent."""
+    """min(max(x, min), max); derivative 1 for min <= x <= max, else 0.
+
+    Either bound may be absent.
+    """
 
     min: Real | None = None
     max: Real | None = None
@@ -259,12 +262,11 @@ class Clamp(Elementwise, inputs=("x",), graphm="clamp"):
         return x
 
     def numpy(self, x: Array) -> Array:
-        y = x
-        if self.min is not None:
-            y = np.maximum(y, x.dtype.type(self.min))
-        if self.max is not None:
-            y = np.minimum(y, x.dtype.type(self.max))
-        return y
+        if self.min is None and self.max is None:
+            return x
+        bounds = (None if b is None else x.dtype.type(b) for b in (self.min, self.max))
+        result: Array = np.clip(x, *bounds)
+        return result
 
     def jvp_x(self, dx: Value, y: Value, x: Value) -> Value:
         bounds = []
@@ -426,6 +428,9 @@ class Pow(FloatBinary, inputs=("a", "b")):
         return np.power(a, b)
 
     def jvp_a(self, da: Value, y: Value, a: Value, b: Value) -> Value:
+        fixed = known_number(b)
+        if fixed is not None:
+            return _power_rule(da, a, fixed)
         # Where b = 0 and 1/a^2 is not finite, b a^(b-2) would be NaN in the second derivative:
         # there a^(b-1) = 1/a is held fixed, and where even that is not finite, it is 0.
         flat = equal(b, zeros_like(b)) & logical_not(is_finite(inv(square(a))))
@@ -441,6 +446,14 @@ class Pow(FloatBinary, inputs=("a", "b")):
 
 
 power = Pow()
+
+
+def _power_rule(da: Value, a: Value, b: float) -> Value:
+    """The tangent of a^b for an exponent known beforehand: nothing needs a guard but b = 0."""
+    if b in (0, 1):
+        return zeros_like(da) if b == 0 else da
+    lower = a if b == 2 else power(a, constant(a, b - 1))
+    return Scale(b)(lower) * da
 
 
 class Atan2(Elementwise, inputs=("y", "x")):
@@ -462,7 +475,7 @@ class Atan2(Elementwise, inputs=("y", "x")):
 
 
 def _over_square_norm(numerator: Value, y: Value, x: Value) -> Value:
-    """``numerator / (x^2 + y^2)``; the larger of |x|, |y| is divided out so that no square overflows."""
+    """The numerator over x^2 + y^2; max(|x|, |y|) is divided out, so that no square overflows."""
     unit = detach(maximum(abs_(x), abs_(y)))
     ys, xs = y / unit, x / unit
     return numerator / unit / (xs * xs + ys * ys) / unit
@@ -490,83 +503,9 @@ def _extremum(name: str, function: Any, loses: Callable[[Value, Value], Value], 
         "jvp_b": jvp_b,
     }
     keywords: dict[str, Any] = {"inputs": ("a", "b"), "graphm": alias}
-    instance: Op = type(_camel(name), (Binary,), members, **keywords)()
+    instance: Op = type(camel_case(name), (Binary,), members, **keywords)()
     return instance
 
 
 maximum = _extremum("maximum", np.maximum, lambda mine, other: mine < other, "max")
 minimum = _extremum("minimum", np.minimum, lambda mine, other: mine > other, "min")
-
-
-class Comparison(Elementwise):
-    """Two numeric operands of one type; a bool result without derivative."""
-
-    def typing(self, a: Type, b: Type) -> Type:
-        checks.numeric(self, a=a, b=b)
-        checks.same_shape(self, a=a, b=b)
-        return a.with_dtype("bool")
-
-
-class Logical(Elementwise):
-    """Bool operands of one shape."""
-
-    def typing(self, a: Type, b: Type) -> Type:
-        checks.dtypes(self, ("bool",), a=a, b=b)
-        checks.same_shape(self, a=a, b=b)
-        return a
-
-
-def _relation(name: str, function: Any, doc: str, base: type[Op] = Comparison) -> Op:
-    members: dict[str, Any] = {
-        "__doc__": doc,
-        "__module__": __name__,
-        "numpy": lambda self, a, b: function(a, b),
-    }
-    keywords: dict[str, Any] = {"inputs": ("a", "b"), "nondiff": ("a", "b")}
-    instance: Op = type(_camel(name), (base,), members, **keywords)()
-    return instance
-
-
-equal = _relation("equal", np.equal, "Whether a = b; NaN equals nothing.")
-not_equal = _relation("not_equal", np.not_equal, "Whether a and b differ; NaN differs from all.")
-less = _relation("less", np.less, "Whether a < b.")
-less_equal = _relation("less_equal", np.less_equal, "Whether a <= b.")
-greater = _relation("greater", np.greater, "Whether a > b.")
-greater_equal = _relation("greater_equal", np.greater_equal, "Whether a >= b.")
-logical_and = _relation("logical_and", np.logical_and, "Whether both hold.", Logical)
-logical_or = _relation("logical_or", np.logical_or, "Whether either holds.", Logical)
-
-
-class LogicalNot(Elementwise, inputs=("x",), nondiff=("x",)):
-    """Whether ``x`` does not hold."""
-
-    def typing(self, x: Type) -> Type:
-        checks.dtypes(self, ("bool",), x=x)
-        return x
-
-    def numpy(self, x: Array) -> Array:
-        return np.logical_not(x)
-
-
-logical_not = LogicalNot()
-
-
-class Where(
-    Elementwise, inputs=("cond", "a", "b"), linear_in=("a", "b"), jointly=True, nondiff=("cond",)
-):
-    """``a`` where ``cond`` holds, else ``b``; the branch not taken gets an exact zero."""
-
-    def typing(self, cond: Type, a: Type, b: Type) -> Type:
-        checks.dtypes(self, ("bool",), cond=cond)
-        checks.same_dtype(self, a=a, b=b)
-        checks.same_shape(self, cond=cond, a=a, b=b)
-        return a
-
-    def numpy(self, cond: Array, a: Array, b: Array) -> Array:
-        return np.where(cond, a, b)
-
-    def transpose_a(self, ct: Value, cond: Value, a: Type, b: Type) -> Value:
-        return select(cond, ct, 0.0)
-
-    def transpose_b(self, ct: Value, cond: Value, a: Type, b: Type) -> Value:
-        return select(cond, zeros_like(ct), ct)

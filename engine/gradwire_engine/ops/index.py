@@ -17,7 +17,7 @@ from ..ir import Type, Value
 from . import checks
 from .attributes import Axis, Index, IntArray, Natural
 from .base import Array, Composite, Op
-from .elementwise import spread
+from .logic import spread
 from .shape import Pad, Reshape, check_rank_limit, move_axis, slice_axis
 from .sources import literal, zeros
 

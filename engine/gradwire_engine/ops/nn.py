@@ -19,15 +19,14 @@ from .base import Array, Composite, Op
 from .elementwise import (
     Scale,
     detach,
-    equal,
     erfc,
     exp,
     expm1,
     rsqrt,
-    select,
     sigmoid,
     square,
 )
+from .logic import equal, select
 from .reduce import ReduceMax, ReduceMean, ReduceSum, np_sum
 from .shape import BroadcastTo
 from .sources import Iota, ones_like, zeros_like

@@ -343,7 +343,7 @@ class Concat(Op, inputs=("*xs",), linear_in=("xs",), jointly=True):
         return slice_axis(ct, axis, start, start + xs[i].shape[axis])
 
     def vmap(self, size: int, mapped: tuple[bool, ...], *xs: Value) -> Value:
-        from .elementwise import spread
+        from .logic import spread
 
         operands = spread(size, mapped, *xs)
         axis = checks.axis(self, "axis", self.axis, operands[0].rank - 1)

@@ -49,6 +49,18 @@ def constant(like: Value | Type, number: float, builder: GraphBuilder | None = N
     return BroadcastTo(target.shape)(scalar) if target.shape else scalar
 
 
+def known_number(value: Value) -> float | None:
+    """The number that a value is everywhere, where it is a constant scalar or its broadcast."""
+    nodes, inputs = value.builder.nodes, len(value.builder.inputs)
+    id = value.id
+    while id >= inputs and isinstance(nodes[id - inputs].op, BroadcastTo):
+        (id,) = nodes[id - inputs].inputs
+    op = nodes[id - inputs].op if id >= inputs else None
+    if isinstance(op, Const) and op.value.array.size == 1:
+        return float(op.value.array.item())
+    return None
+
+
 def zeros_like(like: Value) -> Value:
     """Zeros in the shape and dtype of `like`."""
     return constant(like, 0.0)
@@ -174,7 +186,8 @@ class BernoulliMask(Random, Composite, inputs=("keep_prob", "seed?"), graphm="be
         return keep_prob.with_shape(shape)
 
     def expand(self, keep_prob: Value, seed: Value | None = None) -> Value:
-        from .elementwise import Cast, detach, greater
+        from .elementwise import Cast, detach
+        from .logic import greater
 
         # In float32, u is rounded toward zero, to the greatest float32 that is not above it: so a
         # float32 keep_prob exceeds the one exactly when it exceeds the other.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..ir import Graph, GraphBuilder, Node, Value
-from ..ops import elementwise, reduce, shape
+from ..ops import elementwise, logic, reduce, shape
 from ..ops.sources import Const
 from .rewrite import rewrite
 
@@ -133,7 +133,7 @@ RULES: dict[type, Identity] = {
     elementwise.Mul: _mul,
     elementwise.Div: _div,
     elementwise.Scale: _scale,
-    elementwise.Where: _where,
+    logic.Where: _where,
     elementwise.Cast: _same_shape,
     elementwise.Detach: _detach,
     reduce.ReduceSum: _reduce,

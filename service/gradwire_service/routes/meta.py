@@ -9,9 +9,10 @@ from gradwire.wire.messages import JSON, MAX_SOURCE
 from gradwire_engine.builder import MAX_NAME
 from gradwire_engine.ir import MAX_RANK
 
+from ..dispatch import resource
 from ..documents import MAX_INLINE
 from ..errors import Draining
-from ..http import Call, Reply, resource
+from ..http import Call, Reply
 from ..openapi import openapi_document
 from .sessions import MAX_PAGE
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..catalogue import catalogue_document, find_op, op_document
-from ..http import Call, Reply, resource
+from ..dispatch import resource
+from ..http import Call, Reply
 
 __all__ = ["ROUTES"]
 

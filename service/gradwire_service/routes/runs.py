@@ -6,7 +6,8 @@ from functools import partial
 
 from gradwire_engine import Builder, Graph
 
-from ..http import Call, Reply, Stopwatch, resource
+from ..dispatch import resource
+from ..http import Call, Reply, Stopwatch
 from ..requests import RunRequest, execute_request, run_request
 
 __all__ = ["ROUTES"]

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 
 from gradwire_engine.errors import InvalidOption
 
-from ..http import Call, Reply, resource
+from ..dispatch import resource
+from ..http import Call, Reply
 from ..requests import append_request, outputs_request, session_request, transform_request
 
 __all__ = ["ROUTES"]

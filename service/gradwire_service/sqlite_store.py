@@ -1,0 +1,436 @@
+"""The store in SQLite: one file that several processes may share, or memory.
+
+WAL with `synchronous=FULL`: one synced commit for each acknowledged write. Every write is one
+transaction that takes the write lock at its start, so what it reads is what it changes.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from gradwire_engine.errors import NameConflict, QuotaExceeded
+
+from .blobs import Blobs
+from .errors import Overloaded, StorageFull
+from .store import AlreadyDone, LogEntry, Moved, NewSession, Receipt, Scope, SessionRow
+
+__all__ = ["SqliteStore"]
+
+SCHEMA_VERSION = 1
+
+_LEFTOVER_AGE = 3600.0
+
+_TABLES = """
+CREATE TABLE schema_version (version INTEGER NOT NULL);
+CREATE TABLE sessions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    name TEXT,
+    version INTEGER NOT NULL,
+    outputs_version INTEGER NOT NULL,
+    inputs BLOB NOT NULL,
+    outputs BLOB NOT NULL,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    UNIQUE (owner, name)
+);
+CREATE INDEX sessions_by_owner ON sessions (owner, number);
+CREATE TABLE log (
+    session INTEGER NOT NULL REFERENCES sessions (number) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    document BLOB NOT NULL,
+    PRIMARY KEY (session, position)
+);
+CREATE TABLE log_blobs (
+    session INTEGER NOT NULL REFERENCES sessions (number) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (session, position, sha256)
+) WITHOUT ROWID;
+CREATE INDEX log_blobs_by_sha256 ON log_blobs (sha256);
+CREATE TABLE receipts (
+    owner TEXT NOT NULL,
+    route TEXT NOT NULL,
+    session TEXT NOT NULL,
+    key TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    document BLOB NOT NULL,
+    written REAL NOT NULL,
+    PRIMARY KEY (owner, route, session, key)
+);
+CREATE INDEX receipts_by_age ON receipts (written);
+"""
+
+_COLUMNS = "number, id, name, version, outputs_version, inputs, outputs, created_at, updated_at"
+
+
+class SqliteStore:
+    """The store in one SQLite file under `directory`, or in memory where that is None.
+
+    The process has one connection to write with and one to read with, each under a lock, so that
+    no read waits for a write; other processes may have the file open too.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None,
+        *,
+        retention: float = 86_400.0,
+        max_bytes: int | None = None,
+        patience: float = 10.0,
+    ) -> None:
+        """Open the store, making it where it is missing.
+
+        Args:
+            directory: Where `gradwire.sqlite3` and `blobs/` are; None keeps all in memory.
+            retention: How long receipts are remembered, in seconds.
+            max_bytes: Bound on the database file; beyond it writes raise `StorageFull`.
+            patience: How long a write waits for another process's write, in seconds.
+
+        Raises:
+            RuntimeError: The file was written by a newer version of the service.
+            OSError, sqlite3.Error: The directory or file cannot be used.
+        """
+        self._lock = threading.RLock()
+        self._read_lock = self._lock if directory is None else threading.RLock()
+        self._retention = retention
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+        self._blobs = Blobs(None if directory is None else directory / "blobs")
+        path = ":memory:" if directory is None else str(directory / "gradwire.sqlite3")
+        self._sql = _connect(path, patience)
+        try:
+            self._prepare(max_bytes)
+            self._reader = self._sql if directory is None else _connect(path, patience)
+        except BaseException:
+            self._sql.close()
+            raise
+
+    def _prepare(self, max_bytes: int | None) -> None:
+        self._sql.execute("PRAGMA journal_mode = WAL")
+        self._sql.execute("PRAGMA synchronous = FULL")
+        self._sql.execute("PRAGMA foreign_keys = ON")
+        if max_bytes is not None:
+            page: int = self._sql.execute("PRAGMA page_size").fetchone()[0]
+            self._sql.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page)}")
+        with self._write():
+            tables = self._sql.execute(
+                "SELECT count(*) FROM sqlite_master WHERE name = 'schema_version'"
+            ).fetchone()[0]
+            if not tables:
+                for statement in _TABLES.split(";"):
+                    self._sql.execute(statement)
+                self._sql.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
+            found: int = self._sql.execute("SELECT version FROM schema_version").fetchone()[0]
+            if found > SCHEMA_VERSION:
+                raise RuntimeError(
+                    f"the store has schema {found}, this version knows {SCHEMA_VERSION}: "
+                    "start the newer service, or choose another data directory"
+                )
+
+        with self._write():
+            # The write lock keeps other processes from committing a reference meanwhile.
+            self._blobs.sweep(self._refers, age=_LEFTOVER_AGE)
+
+    def _refers(self, sha256: str) -> bool:
+        found = self._sql.execute("SELECT 1 FROM log_blobs WHERE sha256 = ? LIMIT 1", (sha256,))
+        return found.fetchone() is not None
+
+    # -- transactions ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        """A transaction that holds the file's write lock from its start; durable at its end."""
+        with self._lock, _translated():
+            self._sql.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._sql.execute("COMMIT")
+            except BaseException:
+                if self._sql.in_transaction:
+                    self._sql.execute("ROLLBACK")
+                raise
+
+    def _rows(self, statement: str, *values: Any) -> list[Any]:
+        with self._read_lock, _translated():
+            return self._reader.execute(statement, values).fetchall()
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def create(
+        self, new: NewSession, entries: Sequence[LogEntry], limit: int, receipt: Receipt | None
+    ) -> None:
+        """See `Store.create`."""
+        self._write_blobs(entries)
+        with self._write():
+            number = self._insert(new, len(entries), limit, receipt)
+            self._insert_log(number, 0, entries)
+
+    def fork(
+        self, source: SessionRow, version: int, new: NewSession, limit: int, receipt: Receipt | None
+    ) -> None:
+        """See `Store.fork`."""
+        with self._write():
+            number = self._insert(new, version, limit, receipt)
+            copied = self._sql.execute(
+                "INSERT INTO log SELECT ?, position, document FROM log"
+                " WHERE session = ? AND position < ?",
+                (number, source.number, version),
+            )
+            if copied.rowcount != version or not self._alive(source):
+                raise Moved
+            self._sql.execute(
+                "INSERT INTO log_blobs SELECT ?, position, sha256 FROM log_blobs"
+                " WHERE session = ? AND position < ?",
+                (number, source.number, version),
+            )
+
+    def find(self, owner: str, ref: str) -> SessionRow | None:
+        """See `Store.find`."""
+        column = "id" if ref.startswith("ses_") else "name"
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM sessions WHERE owner = ? AND {column} = ?",
+            owner,
+            ref,
+        )
+        return _session(rows[0]) if rows else None
+
+    def page(self, owner: str, after: int, limit: int) -> list[SessionRow]:
+        """See `Store.page`."""
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM sessions WHERE owner = ? AND number > ?"
+            " ORDER BY number LIMIT ?",
+            owner,
+            after,
+            limit,
+        )
+        return [_session(row) for row in rows]
+
+    def names(self, owner: str) -> list[str]:
+        """See `Store.names`."""
+        rows = self._rows(
+            "SELECT name FROM sessions WHERE owner = ? AND name IS NOT NULL"
+            " ORDER BY number DESC LIMIT 1000",
+            owner,
+        )
+        return [row[0] for row in rows]
+
+    def entries(self, row: SessionRow, start: int, stop: int) -> list[bytes]:
+        """See `Store.entries`."""
+        rows = self._rows(
+            "SELECT document FROM log WHERE session = ? AND position >= ? AND position < ?"
+            " ORDER BY position",
+            row.number,
+            start,
+            stop,
+        )
+        return [found[0] for found in rows]
+
+    def append(
+        self, row: SessionRow, entries: Sequence[LogEntry], updated_at: str, receipt: Receipt | None
+    ) -> None:
+        """See `Store.append`."""
+        self._write_blobs(entries)
+        with self._write():
+            self._keep(receipt)
+            changed = self._sql.execute(
+                "UPDATE sessions SET version = ?, updated_at = ? WHERE number = ? AND version = ?",
+                (row.version + len(entries), updated_at, row.number, row.version),
+            )
+            if changed.rowcount != 1:
+                raise Moved
+            self._insert_log(row.number, row.version, entries)
+
+    def declare(
+        self, row: SessionRow, outputs: Mapping[str, int], updated_at: str, *, pinned: bool
+    ) -> SessionRow:
+        """See `Store.declare`."""
+        with self._write():
+            changed = self._sql.execute(
+                "UPDATE sessions SET outputs = ?, outputs_version = outputs_version + 1,"
+                " updated_at = ? WHERE number = ? AND (version = ? OR NOT ?)",
+                (orjson.dumps(dict(outputs)), updated_at, row.number, row.version, pinned),
+            )
+            if changed.rowcount != 1:
+                raise Moved
+            found = self._sql.execute(
+                f"SELECT {_COLUMNS} FROM sessions WHERE number = ?",
+                (row.number,),
+            ).fetchone()
+        return _session(found)
+
+    def delete(self, row: SessionRow, *, pinned: bool) -> None:
+        """See `Store.delete`."""
+        with self._write():
+            held = self._sql.execute(
+                "SELECT DISTINCT sha256 FROM log_blobs WHERE session = ?", (row.number,)
+            ).fetchall()
+            gone = self._sql.execute(
+                "DELETE FROM sessions WHERE number = ? AND (version = ? OR NOT ?)",
+                (row.number, row.version, pinned),
+            )
+            if gone.rowcount != 1:
+                raise Moved
+            self._sql.execute("DELETE FROM receipts WHERE session = ?", (row.id,))
+            for (sha256,) in held:
+                if not self._refers(sha256):
+                    self._blobs.discard(sha256)
+
+    # -- receipts and blobs ------------------------------------------------------------------------
+
+    def recall(self, scope: Scope) -> Receipt | None:
+        """See `Store.recall`."""
+        rows = self._rows(
+            "SELECT digest, document FROM receipts WHERE owner = ? AND route = ? AND session = ?"
+            " AND key = ? AND written > ?",
+            scope.owner,
+            scope.route,
+            scope.session or "",
+            scope.key,
+            time.time() - self._retention,
+        )
+        return Receipt(scope, rows[0][0], rows[0][1]) if rows else None
+
+    def blob(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """See `Store.blob`."""
+        return self._blobs.load(sha256, dtype, shape)
+
+    def check(self) -> None:
+        """See `Store.check`."""
+        self._rows("SELECT version FROM schema_version")
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        with self._lock, self._read_lock:
+            self._reader.close()
+            self._sql.close()
+
+    # -- parts of transactions ---------------------------------------------------------------------
+
+    def _alive(self, row: SessionRow) -> bool:
+        found = self._sql.execute("SELECT 1 FROM sessions WHERE number = ?", (row.number,))
+        return found.fetchone() is not None
+
+    def _insert(self, new: NewSession, version: int, limit: int, receipt: Receipt | None) -> int:
+        self._keep(receipt)
+        held: int = self._sql.execute(
+            "SELECT count(*) FROM sessions WHERE owner = ?", (new.owner,)
+        ).fetchone()[0]
+        if held >= limit:
+            raise QuotaExceeded(quota="sessions", limit=limit)
+        if new.name is not None:
+            taken = self._sql.execute(
+                "SELECT 1 FROM sessions WHERE owner = ? AND name = ?", (new.owner, new.name)
+            ).fetchone()
+            if taken is not None:
+                raise NameConflict(name=new.name)
+        added = self._sql.execute(
+            "INSERT INTO sessions (id, owner, name, version, outputs_version, inputs, outputs,"
+            " created_at, updated_at) VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?)",
+            (
+                new.id,
+                new.owner,
+                new.name,
+                version,
+                orjson.dumps(new.inputs),
+                orjson.dumps(new.outputs),
+                new.created_at,
+                new.created_at,
+            ),
+        )
+        assert added.lastrowid is not None  # an insert that succeeded has one
+        return added.lastrowid
+
+    def _insert_log(self, number: int, start: int, entries: Sequence[LogEntry]) -> None:
+        self._sql.executemany(
+            "INSERT INTO log VALUES (?, ?, ?)",
+            ((number, start + k, entry.document) for k, entry in enumerate(entries)),
+        )
+        for k, entry in enumerate(entries):
+            for sha256, array in entry.blobs.items():
+                # A delete elsewhere may have removed the file since it was written: not any more,
+                # as this transaction holds the write lock.
+                self._blobs.ensure(sha256, array)
+                self._sql.execute(
+                    "INSERT OR IGNORE INTO log_blobs VALUES (?, ?, ?)", (number, start + k, sha256)
+                )
+
+    def _write_blobs(self, entries: Sequence[LogEntry]) -> None:
+        """Before the transaction, so that the write lock is not held while large files sync."""
+        with _translated():
+            for entry in entries:
+                for sha256, array in entry.blobs.items():
+                    self._blobs.ensure(sha256, array)
+
+    def _keep(self, receipt: Receipt | None) -> None:
+        if receipt is None:
+            return
+        scope = receipt.scope
+        written = time.time()
+        self._sql.execute("DELETE FROM receipts WHERE written <= ?", (written - self._retention,))
+        try:
+            self._sql.execute(
+                "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    scope.owner,
+                    scope.route,
+                    scope.session or "",
+                    scope.key,
+                    receipt.digest,
+                    receipt.document,
+                    written,
+                ),
+            )
+        except sqlite3.IntegrityError:
+            raise AlreadyDone from None
+
+
+def _connect(path: str, patience: float) -> sqlite3.Connection:
+    # Which thread calls does not matter, as every use is under a lock.
+    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+
+
+def _session(row: Sequence[Any]) -> SessionRow:
+    number, id, name, version, outputs_version, inputs, outputs, created_at, updated_at = row
+    return SessionRow(
+        number,
+        id,
+        name,
+        version,
+        outputs_version,
+        orjson.loads(inputs),
+        orjson.loads(outputs),
+        created_at,
+        updated_at,
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Faults of the disk and the file as the errors that a caller can act on."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name == "SQLITE_FULL":
+            raise StorageFull from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise Overloaded(reason="the store is busy with another process's write") from error
+        if name.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+            raise Overloaded(reason="the store's disk does not answer", retry_after=5) from error
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageFull from error
+        raise
