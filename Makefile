@@ -19,10 +19,10 @@ demo: $(VENV)/.demo ## build, differentiate and train a small classifier over HT
 	@$(BIN)/python examples/train_digits.py --out demo-output
 
 test: $(VENV)/.dev ## run the whole test suite
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-fast: $(VENV)/.dev ## run the tests that take milliseconds
-	@$(BIN)/python -m pytest -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow"
 
 check: format lint types imports generated ## everything CI checks beside the tests
 

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
@@ -18,15 +19,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from starlette.applications import Starlette
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from gradwire.wire.messages import PROBLEM, REQUEST_ID
 from gradwire_engine import Engine
 
-from .dispatch import Disconnected, Pool, Receive, Scope, default_threads
+from .dispatch import Disconnected, Pool, Receive, Resource, Scope, default_threads
 from .errors import PayloadTooLarge, RouteNotFound, close_matches, problem_of
 from .http import Reply, Send
+from .metrics import Metrics
+from .openapi import openapi_document
 from .routes import ROUTES
 from .sessions import Sessions
 from .settings import Settings
@@ -55,6 +58,7 @@ class Service:
     sessions: Sessions
     light_pool: Pool
     heavy_pool: Pool
+    metrics: Metrics
     draining: threading.Event
 
 
@@ -67,7 +71,7 @@ def open_store(settings: Settings) -> SqliteStore:
     )
 
 
-def create_app(settings: Settings | None = None, store: Store | None = None) -> Starlette:
+def create_app(settings: Settings | None = None, store: Store | None = None) -> FastAPI:
     """The service as an ASGI application.
 
     Args:
@@ -77,15 +81,25 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     chosen = Settings() if settings is None else settings
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = _open(chosen, store)
         app.state.service = service
         with _draining_on_sigterm(service):
             yield
         await anyio.to_thread.run_sync(_close, service)
 
-    app = Starlette(routes=list(ROUTES), lifespan=lifespan, middleware=[Middleware(Guard)])
-    app.router.redirect_slashes = False
+    # The routes read and check their own bodies (see `dispatch` and `reading`), and the document is
+    # made from the op registry: FastAPI's own schema and pages would state the same facts twice.
+    app = FastAPI(
+        routes=list(ROUTES),
+        lifespan=lifespan,
+        middleware=[Middleware(Guard)],
+        redirect_slashes=False,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.openapi = openapi_document  # type: ignore[method-assign] # FastAPI's documented hook
     app.router.default = _no_route
     return app
 
@@ -107,6 +121,7 @@ def _open(settings: Settings, store: Store | None) -> Service:
         ),
         light_pool=Pool(default_threads(), _LIGHT_QUEUE, "light"),
         heavy_pool=Pool(settings.run_threads, settings.queue, "run"),
+        metrics=Metrics(),
         draining=threading.Event(),
     )
 
@@ -154,12 +169,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        started = False
+        began, status, started = time.perf_counter(), 499, False
 
         async def tagged(message: MutableMapping[str, Any]) -> None:
-            nonlocal started
+            nonlocal started, status
             if message["type"] == "http.response.start":
-                started = True
+                started, status = True, message["status"]
                 tag = (REQUEST_ID.lower().encode("ascii"), request_id.encode("ascii"))
                 message = {**message, "headers": [*message.get("headers", ()), tag]}
             await send(message)
@@ -173,6 +188,18 @@ class Guard:
                 _log.exception("request %s: fault while answering", request_id)
                 raise
             await _refuse(error, request_id, receive, tagged)
+        finally:
+            _observe(scope, status, time.perf_counter() - began)
+
+
+def _observe(scope: Scope, status: int, seconds: float) -> None:
+    """Count a request under the template of its path; ids and unknown paths are no labels."""
+    served = scope.get("endpoint")
+    route = served.path if isinstance(served, Resource) else "none"
+    method = scope["method"]
+    known = isinstance(served, Resource) and method in served.methods
+    service: Service = scope["app"].state.service
+    service.metrics.observe(route, method if known else "other", status, seconds)
 
 
 async def _refuse(error: Exception, request_id: str, receive: Receive, send: Send) -> None:

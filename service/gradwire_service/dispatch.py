@@ -148,6 +148,7 @@ class Resource:
     run on the loop itself, so that no queue can delay them.
     """
 
+    path: str
     handlers: Mapping[str, Handler]
     heavy: bool = False
     vital: bool = False
@@ -206,7 +207,7 @@ def resource(
     """A route that serves every method of `path` that has a handler, and refuses the others."""
     given = {"GET": get, "POST": post, "PUT": put, "DELETE": delete}
     handlers = {method: handler for method, handler in given.items() if handler is not None}
-    return Route(path, Resource(handlers, heavy=heavy, vital=vital, inline=inline))
+    return Route(path, Resource(path, handlers, heavy=heavy, vital=vital, inline=inline))
 
 
 def default_threads() -> int:

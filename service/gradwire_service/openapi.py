@@ -405,4 +405,13 @@ def _paths() -> Document:
                 (),
             )
         },
+        "/metrics": {
+            "get": _operation(
+                "service",
+                "metrics",
+                "Counts and times for Prometheus.",
+                {200: {"description": "Prometheus text.", "content": {"text/plain": {}}}},
+                (),
+            )
+        },
     }

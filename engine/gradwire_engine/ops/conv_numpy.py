@@ -113,6 +113,7 @@ def _columns(x: Array, w: Array, g: Geometry) -> Array:
         part = windows[(samples, *(slice(None),) * (2 + rank), rows)]
         count, height = part.shape[0], part.shape[3 + rank]
         total: Array | None = None
+        columns: Array
         for channels, kernel_rows in itertools.product(
             _ranges(g.channels, block.channels), _ranges(g.kernel[0], block.kernel_rows)
         ):

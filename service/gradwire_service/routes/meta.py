@@ -13,6 +13,7 @@ from ..dispatch import resource
 from ..documents import MAX_INLINE
 from ..errors import Draining
 from ..http import Call, Reply
+from ..metrics import CONTENT_TYPE
 from ..openapi import openapi_document
 from .sessions import MAX_PAGE
 
@@ -55,6 +56,12 @@ def readyz(call: Call) -> Reply:
     return _state("ready")
 
 
+def metrics(call: Call) -> Reply:
+    """`GET /metrics`: Prometheus text."""
+    headers = {"Cache-Control": "no-store"}
+    return Reply(200, CONTENT_TYPE, [call.service.metrics.text()], headers)
+
+
 def openapi(call: Call) -> Reply:
     """`GET /openapi.json`."""
     del call
@@ -80,6 +87,7 @@ ROUTES = (
     resource("/v1/limits", get=limits),
     resource("/healthz", get=healthz, vital=True, inline=True),
     resource("/readyz", get=readyz, vital=True),
+    resource("/metrics", get=metrics, vital=True),
     resource("/openapi.json", get=openapi),
     resource("/docs", get=docs),
 )
