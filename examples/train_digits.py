@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=20, help="passes over the data (default 20)")
     parser.add_argument("--hidden", type=int, default=64, help="hidden units (default 64)")
-    parser.add_argument("--rate", type=float, default=0.2, help="learning rate (default 0.2)")
+    parser.add_argument("--rate", type=float, default=0.1, help="learning rate (default 0.1)")
     parser.add_argument("--url", help="a server that runs already (default: start one)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="where pictures go")
     return parser.parse_args()
@@ -129,9 +129,8 @@ def initial(hidden: int, rng: np.random.Generator) -> Params:
 def batches(count: int, epochs: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
     """The indices of each batch; every epoch in another order."""
     for _ in range(epochs):
-        order = rng.permutation(count)
-        for start in range(0, count, BATCH):
-            yield order[start : start + BATCH]
+        # Parts of about equal size: a last batch of three would jerk the model about.
+        yield from np.array_split(rng.permutation(count), max(1, count // BATCH))
 
 
 def compare_modes(logits: gw.Function[Floats], x: Floats, params: Params) -> None:
