@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from . import errors
-from .ir import DTYPES, MAX_RANK, Graph, Input, Node, Origin, Type, check_shape
+from .ir import DTYPES, Graph, Input, Node, Origin, Type, check_shape
+from .limits import check_bytes, check_rank
 from .ops import find
 from .ops.base import Op, errors_close
 
 MAX_NAME = 200
-MAX_BYTES = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./:\-]*")
 
 
@@ -99,14 +99,14 @@ class Builder:
     ) -> None:
         self.inputs: tuple[Input, ...] = tuple(inputs)
         self.nodes: list[Node] = []
-        self.memory_limit = min(memory_limit or MAX_BYTES, MAX_BYTES)
+        self.memory_limit = memory_limit
         self.node_limit = node_limit
         self._names: dict[str, int] = {}
         for id, spec in enumerate(self.inputs):
             check_name(spec.name, max_name)
             if spec.name in self._names:
                 raise errors.NameConflict(name=spec.name)
-            self._check_memory(spec.type)
+            check_bytes(spec.type, memory_limit)
             self._names[spec.name] = id
 
     # -- reading -----------------------------------------------------------------------------------
@@ -248,20 +248,13 @@ class Builder:
 
     def _typed(self, op: Op, ids: tuple[int, ...], entry: Entry, max_name: int) -> Node:
         result = op.typing(*(self.type_of(i) for i in ids))
-        if result.rank > MAX_RANK:
-            raise errors.InvalidShape(
-                path="nodes", value=list(result.shape), reason=f"more than {MAX_RANK} axes"
-            )
-        self._check_memory(result)
+        check_rank("nodes", result.shape)
+        check_bytes(result, self.memory_limit)
         if entry.name is not None:
             check_name(entry.name, max_name)
             if entry.name in self._names:
                 raise errors.NameConflict(name=entry.name)
         return Node(op, ids, result, entry.name, entry.source, entry.origin)
-
-    def _check_memory(self, value: Type) -> None:
-        if value.nbytes > self.memory_limit:
-            raise errors.MemoryLimit(limit=self.memory_limit, actual=value.nbytes)
 
     def _commit(self, node: Node) -> None:
         self.nodes.append(node)

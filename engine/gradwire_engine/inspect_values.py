@@ -42,9 +42,9 @@ def first_non_finite(
     """
     graph = question.graph
     for stage, id, array, sampled in _observations(question, mapped, tensors, hidden, run):
-        flat = np.ascontiguousarray(array).reshape(array.shape[0] if sampled else 1, -1)
-        if np.isfinite(flat).all():
+        if np.isfinite(array).all():
             continue
+        flat = np.ascontiguousarray(array).reshape(array.shape[0] if sampled else 1, -1)
         sample, index = (int(i) for i in np.argwhere(~np.isfinite(flat))[0])
         m = len(graph.inputs)
         node = graph.nodes[id - m] if id >= m else None

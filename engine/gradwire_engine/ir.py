@@ -47,6 +47,11 @@ class Type:
         return self.size * _ITEMSIZE[self.dtype]
 
     @property
+    def extent(self) -> int:
+        """Bytes with sizes of zero counted as one: what array libraries have to address."""
+        return math.prod(size or 1 for size in self.shape) * _ITEMSIZE[self.dtype]
+
+    @property
     def is_float(self) -> bool:
         """Whether values of this type carry derivatives."""
         return self.dtype in FLOATS

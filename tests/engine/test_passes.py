@@ -115,6 +115,19 @@ def test_fold_does_not_grow_a_graph() -> None:
     assert all(n.op.attrs()["value"].size == 1 for n in optimized.nodes if n.op.name == "const")
 
 
+def test_arithmetic_on_a_repeated_constant_is_done_once() -> None:
+    graph = grow(
+        inputs(x=(10**4, 10**3)),
+        const(np.float64(2)),
+        Entry("broadcast_to", (1,), {"shape": [10**4, 10**3]}),
+        Entry("exp", (2,)),
+        Entry("mul", (0, 3)),
+    )
+    optimized = passes.optimize(graph, verify)
+    assert ops_of(optimized) == ["const", "broadcast_to", "mul"]
+    assert optimized.nodes[0].op.attrs()["value"] == np.exp(2.0)
+
+
 def test_dce_keeps_inputs() -> None:
     graph = grow(inputs(x=(2,), w=(2,)), Entry("exp", (1,)), Entry("log", (0,)))
     slim = passes.dce(graph)

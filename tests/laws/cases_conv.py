@@ -105,7 +105,7 @@ CASES: tuple[Case, ...] = (
     _bias_only("conv", (2, 1, 2), (1, 0), (2, 3), padding=2),
     _layer("conv_transpose", (2, 2, 3), (2, 4), "1d"),
     _layer("conv_transpose", (2, 1, 3), (2, 3), "1d-stride", stride=3, padding=1),
-    _layer("conv_transpose", (2, 1, 2, 3), (2, 3, 2), "2d", stride=[2, 1], padding=[0, 2]),
+    _layer("conv_transpose", (2, 1, 2, 3), (2, 3, 2), "2d", stride=[2, 1], padding=[0, 1]),
     _layer("conv_transpose", (1, 2, 2, 1, 2), (1, 2, 2, 2), "3d", stride=2, padding=[1, 0, 1]),
     _layer("conv_transpose", (1, 1, 1), (1, 3), "gaps", stride=3),
     _bias_only("conv_transpose", (1, 2, 4), (1, 0), (2, 2), stride=2),

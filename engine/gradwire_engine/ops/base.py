@@ -13,7 +13,7 @@ dataclass, so instances hash and compare. The class keywords say how it takes it
 
 Rules, all written with `Value`s, so that they differentiate again:
 
-- ``typing(*types) -> Type``: the result's type. Checks in order: attributes, dtypes, shapes, bounds.
+- ``typing(*types) -> Type``: the result's type. It checks attributes, dtypes, shapes, bounds.
 - ``numpy(*arrays) -> array``: the meaning; may return a view; never writes to its operands.
 - ``jvp_<operand>(dx, y, *operands) -> Value``: the tangent that ``dx`` of that operand causes,
   linear in ``dx``; ``y`` is the result.

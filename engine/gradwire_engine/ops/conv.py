@@ -117,6 +117,9 @@ class ConvGeneral(Op, inputs=("x", "w"), linear_in=("x", "w")):
         rank = w.rank - 3
         filters, channels, *kernel = w.shape[1:]
         groups = self.groups
+        if batched_x and size == 0:  # there is no such thing as no groups
+            one = self.typing(x.type.with_shape(x.shape[1:]), w.type.with_shape(w.shape[1:]))
+            return zeros(x, one.with_shape((0, *one.shape)))
         if batched_x:
             # Samples act as further groups.
             count, total, *spatial = x.shape[1:]

@@ -17,6 +17,7 @@ Everything ends in BLAS, and no loop runs over single samples, channels or windo
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -95,45 +96,27 @@ def _ranges(total: int, step: int) -> list[slice]:
 
 
 def _columns(x: Array, w: Array, g: Geometry) -> Array:
-    rank = len(g.kernel)
-    channels_last = g.innermost == "channels"
-    if channels_last:
+    if g.innermost == "channels":
         w = np.moveaxis(np.ascontiguousarray(np.moveaxis(w, 2, -1)), -1, 2)
-    windows = _windows(_padded(x, g, channels_last), g)
+    windows = _windows(_padded(x, g, g.innermost == "channels"), g)
     block = g.blocks(x.itemsize)
     inner = g.places // g.out[0]
     whole = block == Blocks(g.samples, g.out[0], g.channels, g.kernel[0])
     y = np.empty((0 if whole else g.samples, g.groups, g.filters, g.out[0], inner), dtype=x.dtype)
-    places = tuple(range(3 + rank, 3 + 2 * rank))
-    cells = tuple(range(3, 3 + rank))
-    summed = (*cells, 2) if channels_last else (2, *cells)
     for samples, rows in itertools.product(
         _ranges(g.samples, block.samples), _ranges(g.out[0], block.rows)
     ):
-        part = windows[(samples, *(slice(None),) * (2 + rank), rows)]
-        count, height = part.shape[0], part.shape[3 + rank]
+        part = windows[(samples, *(slice(None),) * (2 + len(g.kernel)), rows)]
         total: Array | None = None
-        columns: Array
         for channels, kernel_rows in itertools.product(
             _ranges(g.channels, block.channels), _ranges(g.kernel[0], block.kernel_rows)
         ):
-            cut = part[:, :, channels, kernel_rows]
-            kernel = w[:, :, channels, kernel_rows]
-            depth = cut.shape[2] * cut.shape[3] * (g.offsets // g.kernel[0])
-            # Both sides list what is summed in the same order.
-            weights = kernel.transpose(0, 1, *summed).reshape(g.groups, g.filters, depth)
-            if g.innermost != "places":
-                columns = cut.transpose(1, 0, *places, *summed).reshape(g.groups, -1, depth)
-                product = np.matmul(weights, columns.swapaxes(1, 2))
-            elif g.joined:
-                columns = cut.transpose(1, *summed, 0, *places).reshape(g.groups, depth, -1)
-                product = np.matmul(weights, columns)
-            else:
-                columns = cut.reshape(count, g.groups, depth, -1)
-                product = np.matmul(weights, columns)
+            cut = np.index_exp[:, :, channels, kernel_rows]
+            product = _column_product(part[cut], w[cut], g)
             total = product if total is None else np.add(total, product, out=total)
         assert total is not None
-        if total.ndim == 3:
+        count, height = part.shape[0], part.shape[3 + len(g.kernel)]
+        if g.joined:
             total = total.reshape(g.groups, g.filters, count, height, inner)
             total = total.transpose(2, 0, 1, 3, 4)
         else:
@@ -142,6 +125,31 @@ def _columns(x: Array, w: Array, g: Geometry) -> Array:
             return np.ascontiguousarray(total)
         y[samples, :, :, rows] = total
     return y
+
+
+def _column_product(windows: Array, w: Array, g: Geometry) -> Array:
+    """The product of one block: [groups, O, samples * places], or a sample first if not joined.
+
+    Here the columns are copied; they are gone when this returns.
+    """
+    rank = len(g.kernel)
+    cells, places = range(3, 3 + rank), range(3 + rank, 3 + 2 * rank)
+    # Both sides list what is summed in the same order.
+    summed = (*cells, 2) if g.innermost == "channels" else (2, *cells)
+    depth = math.prod(w.shape[2:])
+    weights = w.transpose(0, 1, *summed).reshape(g.groups, g.filters, depth)
+    columns: Array
+    if g.innermost == "places" and not g.joined:
+        columns = windows.reshape(len(windows), g.groups, depth, -1)
+    elif g.innermost == "places":
+        columns = windows.transpose(1, *summed, 0, *places).reshape(g.groups, depth, -1)
+    elif g.joined:
+        columns = windows.transpose(1, 0, *places, *summed).reshape(g.groups, -1, depth)
+        columns = columns.swapaxes(1, 2)
+    else:
+        columns = windows.transpose(0, 1, *places, *summed)
+        columns = columns.reshape(len(windows), g.groups, -1, depth).swapaxes(2, 3)
+    return np.asarray(np.matmul(weights, columns))
 
 
 def _depthwise(x: Array, w: Array, g: Geometry) -> Array:
