@@ -1,8 +1,8 @@
 """Constant folding: what depends on constants alone is computed once, when the plan is made.
 
 Folding must not make a graph large: a result is stored only when it is no larger than what its
-operands hold in memory, or 64 KiB. A broadcast of a constant holds only what it repeats, and stays a
-broadcast; an elementwise op on such operands is computed on one element and broadcast again.
+operands hold in memory, or 64 KiB. A broadcast of a constant holds only what it repeats, and stays
+a broadcast; an elementwise op on such operands is computed on one element and broadcast again.
 """
 
 from __future__ import annotations
