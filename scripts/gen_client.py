@@ -6,7 +6,8 @@
 Everything is read from the declarations in `gradwire_engine.ops`. Two classes come out:
 `SessionOps` has every op (`session.take(x, indices, axis=0)`), `TensorOps` those that read well
 with their first operand in front (`x.take(indices, axis=0)`). `SAME_TYPE` names the ops whose
-result has the type of their first operand whatever it is, found by asking their typing rules.
+result has the type of their first operand whatever it is, and `ONE_SHAPE` those whose operands all
+have one shape; both are found by asking the typing rules.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ HEADER = '''\
 # ruff: noqa: E501, D403
 """The ops of the catalogue as methods: operands first, then attributes by their names.
 
-Operands are handles, names of values, or numbers and arrays, which become constants. No op
-broadcasts. Each method records the op and gives the handle of its result; what the server refuses
+Operands are handles, names of values, or numbers and arrays, which become constants of the dtype
+of the floats beside them. No op broadcasts, but a number where all operands have one shape takes
+the shape too: `g.maximum(x, 0)`. Each method records the op and gives the handle of its result; what the server refuses
 it with is a subclass of `gradwire.GradwireError` (`ShapeMismatch`, `InvalidAttribute`, ...).
 """
 
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
     from gradwire._tensor import Operand
 
-__all__ = ["OPS", "SAME_TYPE", "Either", "SessionOps", "TensorOps"]
+__all__ = ["ONE_SHAPE", "OPS", "SAME_TYPE", "Either", "SessionOps", "TensorOps"]
 
 T = TypeVar("T")
 
@@ -125,6 +127,9 @@ def render() -> str:
     parts.append('"""The names of all ops."""\n\n')
     parts.append(f"SAME_TYPE: Final = frozenset({{{names(same)}}})\n")
     parts.append('"""Ops whose result has the shape and dtype of the first operand."""\n\n')
+    alike = [op.name for op in catalogue if wants_one_shape(op)]
+    parts.append(f"ONE_SHAPE: Final = frozenset({{{names(alike)}}})\n")
+    parts.append('"""Ops of two or more operands that all have one shape."""\n\n')
     parts.append(SESSION)
     parts.extend(method(op, on_tensor=False) for op in catalogue)
     parts.append("\n")
@@ -258,6 +263,33 @@ def keeps_type(op: type[Op]) -> bool:
                     return False
             except errors.EngineError:
                 return False
+    return True
+
+
+def wants_one_shape(op: type[Op]) -> bool:
+    """Whether typing takes operands of any one shape, two or more, and no scalar beside a vector."""
+    count = len(op.operands)
+    if count < 2 or any(o.variadic or o.optional for o in op.operands):
+        return False
+    if any(attribute.required for attribute in op.attributes.values()):
+        return False
+    made = op()
+    choices = (("float32",) * count, ("bool",) * count, ("bool", *("float32",) * (count - 1)))
+    for dtypes in choices:
+        alike = [[Type(shape, dtype) for dtype in dtypes] for shape in PROBES]
+        vector = [Type((5,), dtype) for dtype in dtypes]
+        scalars = [[*vector[:k], Type((), dtypes[k]), *vector[k + 1 :]] for k in range(count)]
+        if all(takes(made, types) for types in alike):
+            return not any(takes(made, types) for types in scalars)
+    return False
+
+
+def takes(op: Op, types: list[Type]) -> bool:
+    """Whether typing accepts operands of these types."""
+    try:
+        op.typing(*types)
+    except errors.EngineError:
+        return False
     return True
 
 

@@ -100,8 +100,14 @@ def plan_index(shape: Sequence[int], key: IndexKey) -> IndexPlan:
 def _check(item: object) -> None:
     if item is None or item is Ellipsis or isinstance(item, slice):
         return
-    if isinstance(item, bool) or not isinstance(item, SupportsIndex):
-        raise TypeError(
-            f"an index is an integer, a slice, None or ..., not {type(item).__name__}; "
-            "for indices in an array see take() and where()"
-        )
+    if not isinstance(item, bool) and isinstance(item, SupportsIndex):
+        try:
+            as_index(item)
+        except TypeError:  # an array of several integers
+            pass
+        else:
+            return
+    raise TypeError(
+        f"an index is an integer, a slice, None or ..., not {type(item).__name__}; "
+        "for indices in an array see take() and where()"
+    )

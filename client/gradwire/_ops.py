@@ -2,8 +2,9 @@
 # ruff: noqa: E501, D403
 """The ops of the catalogue as methods: operands first, then attributes by their names.
 
-Operands are handles, names of values, or numbers and arrays, which become constants. No op
-broadcasts. Each method records the op and gives the handle of its result; what the server refuses
+Operands are handles, names of values, or numbers and arrays, which become constants of the dtype
+of the floats beside them. No op broadcasts, but a number where all operands have one shape takes
+the shape too: `g.maximum(x, 0)`. Each method records the op and gives the handle of its result; what the server refuses
 it with is a subclass of `gradwire.GradwireError` (`ShapeMismatch`, `InvalidAttribute`, ...).
 """
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from gradwire._tensor import Operand
 
-__all__ = ["OPS", "SAME_TYPE", "Either", "SessionOps", "TensorOps"]
+__all__ = ["ONE_SHAPE", "OPS", "SAME_TYPE", "Either", "SessionOps", "TensorOps"]
 
 T = TypeVar("T")
 
@@ -197,6 +198,29 @@ SAME_TYPE: Final = frozenset(
 )
 """Ops whose result has the shape and dtype of the first operand."""
 
+ONE_SHAPE: Final = frozenset(
+    {
+        "add",
+        "atan2",
+        "div",
+        "equal",
+        "greater",
+        "greater_equal",
+        "less",
+        "less_equal",
+        "logical_and",
+        "logical_or",
+        "maximum",
+        "minimum",
+        "mul",
+        "not_equal",
+        "pow",
+        "sub",
+        "where",
+    }
+)
+"""Ops of two or more operands that all have one shape."""
+
 
 class SessionOps(Generic[T]):
     """Every op of the catalogue, as a method of a session."""
@@ -370,7 +394,10 @@ class SessionOps(Generic[T]):
         max: float | None = None,
         name: str | None = None,
     ) -> T:
-        """min(max(x, min), max); derivative 1 for min <= x <= max, else 0. Either bound may be absent."""
+        """min(max(x, min), max); derivative 1 for min <= x <= max, else 0.
+
+        Either bound may be absent.
+        """
         return self._apply("clamp", (x,), {"min": min, "max": max}, name=name)
 
     def concat(self, *xs: Operand | Sequence[Operand], axis: int = 0, name: str | None = None) -> T:
@@ -1477,7 +1504,10 @@ class TensorOps:
     def clamp(
         self, *, min: float | None = None, max: float | None = None, name: str | None = None
     ) -> Self:
-        """min(max(x, min), max); derivative 1 for min <= x <= max, else 0. Either bound may be absent."""
+        """min(max(x, min), max); derivative 1 for min <= x <= max, else 0.
+
+        Either bound may be absent.
+        """
         return self._apply("clamp", (), {"min": min, "max": max}, name=name)
 
     def concat_dim0(self, b: Operand, *, name: str | None = None) -> Self:

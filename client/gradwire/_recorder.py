@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar, cast
 
 from gradwire import errors
-from gradwire._ops import SAME_TYPE, Either
+from gradwire._ops import ONE_SHAPE, SAME_TYPE, Either
 from gradwire._protocol import Exchange, Request, idempotency_key, segment
 from gradwire._tensor import BaseTensor, Operand, Slot, slot_of
-from gradwire._values import Literal, as_tensor, plain
+from gradwire._values import Literal, as_tensor, by_name, plain
 from gradwire.wire.messages import MAX_SOURCE
 from gradwire.wire.tensors import encode_tensor
 
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from gradwire.wire.messages import AppendResponse, NodeDocument, SessionDocument
     from gradwire.wire.tensors import Array
 
-__all__ = ["RawRef", "Recorder"]
+__all__ = ["RawRef", "Recorder", "alternatives"]
 
 TensorT = TypeVar("TensorT", bound=BaseTensor)
 
 RawRef: TypeAlias = "int | str | Mapping[str, object]"
 
+FLOATS: Final = ("float32", "float64")
 _INLINE: Final = 32  # elements up to which a tensor attribute stays in the JSON of an append
 _RENUMBERINGS: Final = 8
 
@@ -98,7 +99,9 @@ class Recorder(Generic[TensorT]):
     ) -> TensorT:
         """Records one op.
 
-        Numbers and arrays among the operands become constants. Attributes that are None are absent.
+        Numbers and arrays among the operands become constants of the floats beside them, and a
+        number of the shape beside it where the op wants one shape. Attributes that are None are
+        absent.
 
         Args:
             op: Its name.
@@ -122,7 +125,7 @@ class Recorder(Generic[TensorT]):
             given.pop()
         source = caller() if self.keep_sources else None
         with self.group():
-            handles = [self._operand(value, given) for value in given]
+            handles = [self._operand(op, value, given) for value in given]
             known = self._known_type(op, handles, shape)
             document, tensors = _entry(op, static, name)
             return self._record(document, handles, tensors, source, known)
@@ -137,7 +140,7 @@ class Recorder(Generic[TensorT]):
                 attrs = cast("Mapping[str, object]", entry.get("attrs") or {})
                 document, tensors = _attributes(attrs)
                 line = cast("str | None", entry.get("source", source))
-                operands = cast("Sequence[BaseTensor | RawRef]", entry["inputs"])
+                operands = cast("Sequence[BaseTensor | RawRef]", entry.get("inputs", ()))
                 whole = {**rest, **document}
                 results.append(self._record(whole, operands, tensors, line, None))
             return results
@@ -180,18 +183,51 @@ class Recorder(Generic[TensorT]):
         if self.flush_later is not None:
             await self.flush_later()
 
-    def _operand(self, value: Operand | None, others: Sequence[Operand | None]) -> TensorT | str:
+    def _operand(
+        self, op: str, value: Operand | None, others: Sequence[Operand | None]
+    ) -> TensorT | str:
         if isinstance(value, BaseTensor):
             return self.own(value)
         if isinstance(value, str):
             return value
         if value is None:
-            raise TypeError("only operands at the end can be left out")
-        dtype = None
-        if type(value) is float:  # a bare float follows the floats beside it
-            near = (slot_of(o).dtype for o in others if isinstance(o, BaseTensor))
-            dtype = next((d for d in near if d in ("float32", "float64")), None)
-        return self.emit("const", (), {"value": Literal(as_tensor(value, dtype))})
+            raise TypeError(f"{op}: only operands at the end can be left out")
+        array = as_tensor(value, what=f"an operand of {op}")
+        if op in ONE_SHAPE:
+            return self._like(array, value, self._beside(others, (*FLOATS, "int64")))
+        # Integers keep their dtype: beside floats they are indices.
+        near = self._beside(others, FLOATS) if array.dtype.kind == "f" else None
+        if near is not None and near.dtype in FLOATS:
+            array = as_tensor(value, near.dtype)
+        return self._const(array)
+
+    def _like(self, array: Array, value: Operand, near: TensorT | None) -> TensorT:
+        """A constant of the dtype of the handle beside it, and of its shape where it is a number."""
+        if near is None:
+            return self._const(array)
+        const = self._const(as_tensor(value, near.dtype))
+        if array.shape or not near.shape:
+            return const
+        attrs = {"shape": list(near.shape)}
+        return self.emit("broadcast_to", (const,), attrs, shape=near.shape)
+
+    def _beside(
+        self, others: Sequence[Operand | None], dtypes: Sequence[str]
+    ) -> TensorT | None:
+        """The first operand of one of these dtypes, or else the first there is.
+
+        Raises:
+            RuntimeError: Its type is not known yet, and it takes an `await` to learn it.
+        """
+        named = (self.by_name.get(o) if isinstance(o, str) else o for o in others)
+        handles = [self.own(o) for o in named if isinstance(o, BaseTensor)]
+        # Those of known type first: asking for another's would send what a batch has recorded.
+        handles.sort(key=lambda handle: slot_of(handle).dtype is None)
+        first = handles[0] if handles else None
+        return next((handle for handle in handles if handle.dtype in dtypes), first)
+
+    def _const(self, array: Array) -> TensorT:
+        return self.emit("const", (), {"value": Literal(array)})
 
     def own(self, tensor: BaseTensor) -> TensorT:
         """The handle, if it is one of this session's.
@@ -389,8 +425,7 @@ class Recorder(Generic[TensorT]):
             hint = f"ids go up to {self._next_id(len(self.pending)) - 1}"
         else:
             found = self.by_name.get(ref)
-            close = difflib.get_close_matches(ref, self.by_name, 3)
-            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see refresh()"
+            hint = alternatives(ref, self.by_name) if found is None else ""
         if found is None:
             raise KeyError(f"no value {ref!r} is known in this session; {hint}")
         return found
@@ -439,12 +474,19 @@ class Recorder(Generic[TensorT]):
             document["inputs"] = {}
         return document, self.feed(inputs or {})
 
-    def feed(self, values: Mapping[str, ArrayLike]) -> dict[str, Array]:
-        """Values as arrays of the dtypes that the inputs of those names have."""
+    def feed(self, values: Mapping[str, ArrayLike], what: str = "inputs") -> dict[str, Array]:
+        """Values as arrays of the dtypes that the inputs of those names have.
+
+        Raises:
+            TypeError: They are not given by name, or one is made of no numbers.
+            ValueError: One is a ragged list.
+        """
         known = self.inputs
         return {
-            name: as_tensor(value, known[name].dtype if name in known else None)
-            for name, value in values.items()
+            name: as_tensor(
+                value, known[name].dtype if name in known else None, f"{what}[{name!r}]"
+            )
+            for name, value in by_name(what, values).items()
         }
 
 
@@ -463,6 +505,16 @@ def _attributes(attrs: Mapping[str, object]) -> tuple[dict[str, object], dict[st
     tensors = {k: v.array for k, v in attrs.items() if isinstance(v, Literal)}
     rest = {k: plain(v) for k, v in attrs.items() if not isinstance(v, Literal)}
     return ({"attrs": rest} if rest else {}), tensors
+
+
+def alternatives(name: str, known: Iterable[str]) -> str:
+    """What a name that is unknown may have been meant to be, whatever its case."""
+    folded = {other.casefold(): other for other in known}
+    close = difflib.get_close_matches(name.casefold(), folded, 3)
+    if close:
+        return f"did you mean {' or '.join(repr(folded[other]) for other in close)}?"
+    first = ", ".join(map(repr, list(folded.values())[:8]))
+    return f"it knows {first}{', ...' if len(folded) > 8 else ''}" if folded else "it has no names"
 
 
 def caller() -> str | None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from gradwire import _exchanges as exchanges
 from gradwire._connection import AsyncConnection, Connection
 from gradwire._function import AsyncFunction, Function
 from gradwire._ops import SessionOps
-from gradwire._recorder import Recorder
+from gradwire._recorder import Recorder, alternatives
 from gradwire._runs import RunPlan
 from gradwire._tensor import AsyncTensor, BaseTensor, Tensor
 
@@ -43,27 +43,46 @@ TensorT = TypeVar("TensorT", bound=BaseTensor)
 
 
 class InputHandles(Mapping[str, TensorT]):
-    """The inputs of a session, by name or as attributes: `g.inputs["w"]`, `g.inputs.w`."""
+    """The inputs of a session, by name or as attributes: `g.inputs["w"]`, `g.inputs.w`.
+
+    As an attribute an input hides a method of its name: in a session with an input `keys`,
+    `g.inputs.keys` is that input.
+    """
 
     def __init__(self, handles: Mapping[str, TensorT]) -> None:
-        self._handles = handles
+        self.__handles = handles
 
     def __getitem__(self, name: str) -> TensorT:
-        return self._handles[name]
+        if name not in self.__handles:
+            raise KeyError(f"there is no input {name!r}; {alternatives(name, self.__handles)}")
+        return self.__handles[name]
 
-    def __getattr__(self, name: str) -> TensorT:
-        if name.startswith("_") or name not in self._handles:
-            raise AttributeError(f"there is no input {name!r}")
-        return self._handles[name]
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("__"):
+            state: Mapping[str, Mapping[str, TensorT]] = super().__getattribute__("__dict__")
+            for handles in state.values():
+                if name in handles:
+                    return handles[name]
+        return super().__getattribute__(name)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> TensorT: ...
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.__handles
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._handles)
+        return iter(self.__handles)
 
     def __len__(self) -> int:
-        return len(self._handles)
+        return len(self.__handles)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.__handles})
 
     def __repr__(self) -> str:
-        return f"<inputs {', '.join(map(repr, self._handles.values()))}>"
+        return f"<inputs {', '.join(map(repr, self.__handles.values()))}>"
 
 
 class BaseSession(SessionOps[TensorT], Generic[TensorT]):
@@ -131,8 +150,13 @@ class BaseSession(SessionOps[TensorT], Generic[TensorT]):
         # Only inputs: a node's name must not change what an attribute means later.
         recorder: Recorder[TensorT] | None = self.__dict__.get("_recorder")
         if recorder is None or name not in recorder.inputs:
-            raise AttributeError(f"{type(self).__name__} has no attribute and no input {name!r}")
+            message = f"{type(self).__name__} has no attribute, op or input {name!r}"
+            # A traceback then asks "Did you mean ...?" after looking at what dir() tells.
+            raise AttributeError(message, name=name, obj=self)
         return recorder.inputs[name]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._recorder.inputs})
 
     def __repr__(self) -> str:
         label = "" if self.name is None else f" {self.name!r}"
@@ -165,6 +189,12 @@ class BaseSession(SessionOps[TensorT], Generic[TensorT]):
         recorder = self._recorder
         if output is not None and named:
             raise TypeError("a function has one output, or named ones")
+        for value in (output, *named.values()):
+            if not isinstance(value, BaseTensor | str | None):  # pyright: ignore[reportUnnecessaryIsInstance] # for callers that nobody type-checks
+                raise TypeError(
+                    "an output is a handle or the name of a value, several are named: "
+                    f"g.function(y), g.function(y=y, h=h); this is a {type(value).__name__}"
+                )
         if output is not None:
             return RunPlan(recorder, {_label(output): self._checked(output)}), True
         outputs = {name: self._checked(value) for name, value in named.items()}
@@ -351,9 +381,9 @@ class AsyncSession(BaseSession[AsyncTensor]):
     Calling an op only records it and gives its handle at once. What is recorded goes out in one
     request when a handle is awaited (`y = await g.tanh(g.x)`), at `await g.flush()`, at the end of
     an `async with g.batch():` block, and before any run. A refusal is raised there, and names the
-    line that recorded the op. Operators need the shapes of their operands: those of inputs, of
-    values already sent, and of results of operators and elementwise ops are known; another handle
-    must be awaited first.
+    line that recorded the op. Operators need the shapes of their operands, as do numbers beside
+    handles: those of inputs, of values already sent, and of results of operators and elementwise
+    ops are known; another handle must be awaited first.
     """
 
     def __init__(self, connection: AsyncConnection, document: SessionDocument) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, Self, TypeAlias, cast
 
 import numpy as np
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["AsyncTensor", "BaseTensor", "Operand", "Slot", "Tensor", "slot_of"]
 
 Shape: TypeAlias = tuple[int, ...]
+
+_NO_NUMBERS: Final = (
+    "a handle holds no numbers: they come of a run, session.function(handle)(...)"
+)
 
 
 class Owner(Protocol):
@@ -201,14 +205,12 @@ class BaseTensor(TensorOps):
         return self._binary("sub", other, self)
 
     def __mul__(self, other: Operand) -> Self:
-        if isinstance(other, int | float):
+        if isinstance(other, int | float | np.integer | np.floating) and not isinstance(other, bool):
             return self._emit("scale", (self,), {"c": other}, self._slot.shape)
         return self._binary("mul", self, other)
 
     def __rmul__(self, other: Operand) -> Self:
-        if isinstance(other, int | float):
-            return self * other
-        return self._binary("mul", other, self)
+        return self * other
 
     def __truediv__(self, other: Operand) -> Self:
         return self._binary("div", self, other)
@@ -263,10 +265,10 @@ class BaseTensor(TensorOps):
         return (self[k] for k in range(len(self)))
 
     def __bool__(self) -> NoReturn:
-        raise TypeError("a handle holds no numbers: run the graph to learn them")
+        raise TypeError(_NO_NUMBERS)
 
     def __array__(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("a handle holds no numbers: run the graph to learn them")
+        raise TypeError(_NO_NUMBERS)
 
     def __repr__(self) -> str:
         slot = self._slot
@@ -306,7 +308,7 @@ class BaseTensor(TensorOps):
             return cast("Self", value)
         if isinstance(value, str):
             raise TypeError("an operator takes handles, numbers and arrays, no names")
-        array = as_tensor(value, self.dtype)
+        array = as_tensor(value, self.dtype, "an operand")
         return self._emit("const", (), {"value": Literal(array)}, array.shape)
 
     def _stretch(self, value: Self, shape: Shape) -> Self:
@@ -389,5 +391,7 @@ class AsyncOwner(Owner, Protocol):
 Operand: TypeAlias = "BaseTensor | str | float | Array | np.generic"
 """An operand of an op: a handle, the name of a value, or a number or array (a constant then).
 
-A number beside handles takes the dtype of the floats among them; an array keeps its own.
+A constant takes the dtype of the float operands beside it, if NumPy calls its own the same kind; an
+integer only where all operands have one shape, as in `g.maximum(x, 0)`, since elsewhere it may be
+an index. There a number takes the shape as well.
 """

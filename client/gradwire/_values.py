@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from operator import index as as_index
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -28,11 +29,15 @@ __all__ = [
     "Inputs",
     "Literal",
     "as_tensor",
+    "by_name",
     "input_specs",
     "literal",
     "plain",
     "spread",
 ]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,14 @@ class Input:
     """
 
     shape: Sequence[int]
-    dtype: Dtype = "float32"
+    dtype: DtypeLike = "float32"
     differentiable: bool | None = None
 
 
-InputLike: TypeAlias = "Input | Sequence[int] | tuple[Sequence[int], Dtype]"
+DtypeLike: TypeAlias = "Dtype | np.dtype[Any] | type[np.generic]"
+"""A dtype by its name, or as NumPy has it."""
+
+InputLike: TypeAlias = "Input | Sequence[int] | tuple[Sequence[int], DtypeLike]"
 """An `Input`, its shape (`(2, 3)`), or shape and dtype (`((2, 3), "float64")`)."""
 
 Inputs: TypeAlias = "Mapping[str, InputLike]"
@@ -59,22 +67,48 @@ Inputs: TypeAlias = "Mapping[str, InputLike]"
 
 
 def input_specs(inputs: Mapping[str, InputLike]) -> list[InputSpec]:
-    """The declarations as they travel."""
-    return [_spec(name, given) for name, given in inputs.items()]
+    """The declarations as they travel.
+
+    Raises:
+        TypeError: They are no mapping by name, or one of them is no shape.
+    """
+    return [_spec(name, given) for name, given in by_name("inputs", inputs, "(3,)").items()]
 
 
 def _spec(name: str, given: InputLike) -> InputSpec:
-    if not isinstance(given, Input):
-        pair = tuple(given)
-        if len(pair) == 2 and isinstance(pair[1], str):
-            given = Input(cast("Sequence[int]", pair[0]), pair[1])
-        else:
-            given = Input(cast("Sequence[int]", pair))
-    sizes = [int(size) for size in given.shape]
-    spec: InputSpec = {"name": name, "shape": sizes, "dtype": given.dtype}
-    if given.differentiable is not None:
-        spec["differentiable"] = given.differentiable
+    declared = given if isinstance(given, Input) else _declared(given)
+    try:
+        sizes = [as_index(size) for size in declared.shape]
+    except TypeError:
+        raise TypeError(
+            f"input {name!r} is declared by a shape such as (2, 3), by shape and dtype, or by "
+            f"gw.Input(...), not by {given!r}"
+        ) from None
+    dtype = declared.dtype if isinstance(declared.dtype, str) else np.dtype(declared.dtype).name
+    spec: InputSpec = {"name": name, "shape": sizes, "dtype": cast("Dtype", dtype)}
+    if declared.differentiable is not None:
+        spec["differentiable"] = declared.differentiable
     return spec
+
+
+def _declared(given: Sequence[int] | tuple[Sequence[int], DtypeLike]) -> Input:
+    if isinstance(given, tuple) and len(given) == 2 and not isinstance(given[1], SupportsIndex):
+        shape, dtype = cast("tuple[Sequence[int], DtypeLike]", given)
+        if isinstance(dtype, str | type | np.dtype):
+            return Input(shape, dtype)
+    return Input(cast("Sequence[int]", given))
+
+
+def by_name(what: str, values: Mapping[str, T], example: str = "array") -> Mapping[str, T]:
+    """The values, which have to be given by name.
+
+    Raises:
+        TypeError: They are not.
+    """
+    if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] # for callers that nobody type-checks
+        kind = type(values).__name__
+        raise TypeError(f"{what} are given by name, as in {{'x': {example}}}, not as a {kind}")
+    return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +121,13 @@ class Literal:
 _INT64_MAX: Final = 2**63 - 1
 
 
-def as_tensor(value: ArrayLike, dtype: str | None = None) -> Array:
+def as_tensor(value: ArrayLike, dtype: str | None = None, what: str = "a tensor") -> Array:
     """The array that a value means; see the module's text for its dtype.
 
     Args:
         value: Anything that NumPy makes an array of.
         dtype: The dtype that the graph fixes, if any.
+        what: What the value is for, as an error says it.
 
     Raises:
         TypeError: Its elements are no numbers or bools.
@@ -100,12 +135,16 @@ def as_tensor(value: ArrayLike, dtype: str | None = None) -> Array:
         OverflowError: An unsigned integer of it does not fit int64.
     """
     loose = type(value) in (bool, int, float, list, tuple)  # np.float64 is a float too
-    array: Array = np.asarray(value)
+    try:
+        array: Array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what} cannot be made of this: {error}") from None
     kind = array.dtype.kind
     if kind not in "biuf":
-        raise TypeError(f"values of dtype {array.dtype} cannot be a tensor")
+        given = type(value).__name__ if array.dtype == object else f"values of dtype {array.dtype}"
+        raise TypeError(f"{what} is made of real numbers or bools, not of {given}")
     if kind == "u" and array.size and int(array.max()) > _INT64_MAX:
-        raise OverflowError(f"{array.max()} does not fit int64")
+        raise OverflowError(f"{what}: {array.max()} does not fit int64")
     own = {"b": "bool", "i": "int64", "u": "int64"}.get(kind)
     if own is None:
         own = "float32" if loose or array.dtype.itemsize < 4 else array.dtype.name

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import errors, transform
 from .ir import Graph, GraphBuilder, Input, import_nodes
+from .limits import Limits
 from .ops.attributes import Literal
 from .ops.sources import Const
 from .passes import tidy
@@ -33,14 +34,20 @@ class Derived:
     Attributes:
         graph: The derived graph. Its residual inputs, if any, come first.
         point: For `linearize`: the residual graph and the residuals' names; else None.
+        needed: For `linearize`: the inputs that a point has to give.
     """
 
     graph: Graph
     point: Linearization | None = None
+    needed: tuple[str, ...] = ()
 
 
 def derive(
-    graph: Graph, spec: TransformSpec, hidden: frozenset[str] = frozenset(), path: str = ""
+    graph: Graph,
+    spec: TransformSpec,
+    hidden: frozenset[str] = frozenset(),
+    path: str = "",
+    limits: Limits | None = None,
 ) -> Derived:
     """Apply one transform.
 
@@ -49,10 +56,18 @@ def derive(
         spec: The transform and its options.
         hidden: Inputs that are no concern of the caller's (residuals of an earlier linearization).
         path: Prefix of option paths in errors, such as ``transforms/0/``.
+        limits: What the result is held to; None: nothing.
 
     Raises:
-        EngineError: An option, name or output is not acceptable.
+        EngineError: An option, name or output is not acceptable, or the result is too large.
     """
+    derived = _derive(graph, spec, hidden, path)
+    if limits is not None:
+        limits.check(derived.graph, f"{path}transform")
+    return derived
+
+
+def _derive(graph: Graph, spec: TransformSpec, hidden: frozenset[str], path: str) -> Derived:
     check_word(f"{path}transform", spec.transform, TRANSFORMS)
     chosen = derived_output_names(graph, select_outputs(graph, spec.outputs))
     selected = graph.with_outputs(chosen)
@@ -65,7 +80,8 @@ def derive(
     if spec.transform == "jvp":
         return Derived(tidy(transform.jvp(selected, wrt)))
     split = transform.linearize(selected, wrt)
-    return Derived(tidy(split.tangent), split)
+    needed = tuple(i.name for i in needed_inputs(selected) if i.name not in hidden)
+    return Derived(tidy(split.tangent), split, needed)
 
 
 def _vmap(graph: Graph, spec: TransformSpec, hidden: frozenset[str], path: str) -> Graph:
@@ -76,6 +92,8 @@ def _vmap(graph: Graph, spec: TransformSpec, hidden: frozenset[str], path: str) 
     axes = {}
     for name, axis in spec.in_axes.items():
         declared = find_input(graph, name, hidden)
+        if axis is None:
+            continue
         axes[name] = check_axis(f"{path}in_axes/{name}", axis, declared.type.rank)
     return tidy(transform.vmap(graph, spec.axis_size, axes))
 

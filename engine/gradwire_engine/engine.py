@@ -17,9 +17,10 @@ import numpy as np
 from . import errors
 from .derive import bind, derive
 from .ir import Graph
+from .limits import Limits, check_program
 from .ops import REVERSE_ONLY, find
 from .passes import optimize
-from .prepared import Prepared, prepare
+from .prepared import Prepared, check_tensors, expected_point, prepare
 from .request import RunSpec, TransformSpec
 from .runtime import Plan, execute, make_plan
 from .transform.jvp import reverse_only_nodes
@@ -33,13 +34,14 @@ class Engine:
     """Runs and transforms graphs. Safe to share between threads.
 
     Args:
-        memory_limit: Bytes of intermediate and output buffers that a run may need at once; None: no
-            limit.
+        memory_limit: Bytes of intermediate and output buffers that a run may need at once, and that
+            one value may take; None: no limit.
         check_types: Compare every intermediate result with its static type; for tests.
     """
 
     def __init__(self, *, memory_limit: int | None = None, check_types: bool = False) -> None:
         self.memory_limit = memory_limit
+        self.limits = Limits(memory_limit)
         self.check_types = check_types
         self._cache: OrderedDict[tuple[str, str], Prepared] = OrderedDict()
         self._lock = threading.Lock()
@@ -56,7 +58,7 @@ class Engine:
             if found is not None:
                 self._cache.move_to_end(key)
                 return found
-        made = prepare(graph, spec, self._run_plan, self._plan)
+        made = prepare(graph, spec, self._run_plan, self._plan, self.limits)
         with self._lock:
             self._cache[key] = made
             while len(self._cache) > CACHED_PREPARATIONS:
@@ -76,18 +78,18 @@ class Engine:
         Raises:
             EngineError: An option, a name, an output or a tensor is not acceptable.
         """
-        derived = derive(graph, spec)
+        derived = derive(graph, spec, limits=self.limits.grown(graph))
         if derived.point is None:
             return derived.graph
-        given = {path.removeprefix("inputs/"): array for path, array in (tensors or {}).items()}
-        if not derived.point.residual_names:
+        given = tensors or {}
+        expects = expected_point(graph, "", [path.removeprefix("inputs/") for path in given])
+        check_tensors(expects, [f"inputs/{name}" for name in derived.needed], given)
+        residual = derived.point.residual
+        if not residual.outputs:
             return derived.graph
-        point = self.prepare(derived.point.residual, RunSpec(inputs=tuple(given)))
-        answer = point.execute({f"inputs/{name}": array for name, array in given.items()})
-        constants = {
-            name: answer.results[f"outputs/{name}"] for name in derived.point.residual_names
-        }
-        return bind(derived.graph, constants)
+        arguments = [given.get(f"inputs/{spec.name}") for spec in residual.inputs]
+        arrays = self._run_plan(self._plan(residual), arguments, None)
+        return bind(derived.graph, dict(zip(derived.point.residual_names, arrays, strict=True)))
 
     def jvp_availability(self, graph: Graph) -> dict[str, Any]:
         """Whether forward mode is available for a graph, and the reverse-only ops in it."""
@@ -109,8 +111,9 @@ class Engine:
         """Optimize and schedule; refuse what would not fit.
 
         Raises:
-            MemoryLimit: The estimated peak exceeds the limit.
+            MemoryLimit, InvalidShape: The estimated peak, or one value, exceeds the limits.
         """
+        check_program(graph, self.memory_limit)
         plan = make_plan(optimize(graph))
         if self.memory_limit is not None and plan.peak_bytes > self.memory_limit:
             raise errors.MemoryLimit(limit=self.memory_limit, actual=plan.peak_bytes)

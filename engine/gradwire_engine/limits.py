@@ -76,11 +76,10 @@ class Limits:
         """
         if self.values is not None and _count(graph) > self.values:
             raise errors.QuotaExceeded(quota="nodes", limit=self.values)
-        for value in (*graph.inputs, *graph.nodes):
-            check_rank(path, value.type.shape)
-            check_bytes(value.type, self.memory)
-        names = [value.name for value in (*graph.inputs, *graph.nodes) if value.name is not None]
-        for name in (*names, *(output for output, _ in graph.outputs)):
+        for id in range(graph.size):
+            check_rank(path, graph.type_of(id).shape)
+            check_bytes(graph.type_of(id), self.memory)
+        for name in (*graph.names, *(output for output, _ in graph.outputs)):
             if len(name) > MAX_DERIVED_NAME:
                 reason = f"names of derived values have at most {MAX_DERIVED_NAME} characters"
                 raise errors.InvalidName(name=name[:300], reason=reason)

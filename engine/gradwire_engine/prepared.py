@@ -15,6 +15,7 @@ from . import errors
 from .derive import derive, needed_inputs
 from .inspect_values import first_non_finite
 from .ir import Graph, Type
+from .limits import Limits
 from .program import Program, Question, build
 from .question import pose
 from .request import MODES, NAN_POLICIES, TIERS, Expected, RunResult, RunSpec
@@ -105,23 +106,7 @@ class Prepared:
 
     def _check(self, tensors: Mapping[str, Array]) -> int | None:
         """Compare tensors with what is expected; the length of the mapped axis, if there is one."""
-        size: int | None = None
-        for path, array in tensors.items():
-            expected = self.expects[path]
-            wanted = tuple(size if s is None and size is not None else s for s in expected.shape)
-            fits = len(array.shape) == len(wanted) and all(
-                w is None or w == s for w, s in zip(wanted, array.shape, strict=True)
-            )
-            if array.dtype.name != expected.dtype:
-                raise _mismatch(path, "dtype", expected.dtype, array.dtype.name)
-            if not fits:
-                shown = ["n" if w is None else w for w in wanted]
-                raise _mismatch(path, "shape", shown, list(array.shape))
-            if None in expected.shape:
-                size = array.shape[expected.shape.index(None)]
-        for path in self.needed:
-            if path not in tensors:
-                raise errors.MissingInput(input=path.split("inputs/", 1)[1])
+        size = check_tensors(self.expects, self.needed, tensors)
         if self.question.axes is not None and size is None:
             # Only tensors that this run does not need are mapped, and none of them was given.
             raise errors.InvalidOption(
@@ -199,6 +184,37 @@ class Prepared:
             raise fault
 
 
+def check_tensors(
+    expects: Mapping[str, Expected], needed: Sequence[str], tensors: Mapping[str, Array]
+) -> int | None:
+    """Compare tensors with what is expected of them.
+
+    Returns:
+        The length of the mapped axis, if there is one.
+
+    Raises:
+        MissingInput, or a shape or dtype mismatch: The first thing that does not fit.
+    """
+    size: int | None = None
+    for path, array in tensors.items():
+        expected = expects[path]
+        wanted = tuple(size if s is None and size is not None else s for s in expected.shape)
+        fits = len(array.shape) == len(wanted) and all(
+            w is None or w == s for w, s in zip(wanted, array.shape, strict=True)
+        )
+        if array.dtype.name != expected.dtype:
+            raise _mismatch(path, "dtype", expected.dtype, array.dtype.name)
+        if not fits:
+            shown = ["n" if w is None else w for w in wanted]
+            raise _mismatch(path, "shape", shown, list(array.shape))
+        if None in expected.shape:
+            size = array.shape[expected.shape.index(None)]
+    for path in needed:
+        if path not in tensors:
+            raise errors.MissingInput(input=path.split("inputs/", 1)[1])
+    return size
+
+
 def _mismatch(path: str, what: str, expected: Any, actual: Any) -> errors.EngineError:
     """The error for a tensor that is sound but not of the declared type."""
     head, _, name = path.rpartition("inputs/") if "inputs/" in path else path.partition("/")
@@ -215,18 +231,22 @@ def _mismatch(path: str, what: str, expected: Any, actual: Any) -> errors.Engine
 # -- preparing -------------------------------------------------------------------------------------
 
 
-def prepare(graph: Graph, spec: RunSpec, run_plan: Runner, make_plan: Planner) -> Prepared:
+def prepare(
+    graph: Graph, spec: RunSpec, run_plan: Runner, make_plan: Planner, limits: Limits
+) -> Prepared:
     """Check a request against a graph; see `Engine.prepare`."""
     _check_options(spec)
+    allowed = limits.grown(graph)
     expects: dict[str, Expected] = {}
     needed: list[str] = []
     points: list[Point] = []
     hidden: frozenset[str] = frozenset()
     for i, step in enumerate(spec.transforms):
         prefix = f"transforms/{i}/"
-        derived = derive(graph, step, hidden, prefix)
+        derived = derive(graph, step, hidden, prefix, allowed)
         if derived.point is not None:
-            _expect_point(prefix, derived.point, step.inputs, hidden, expects, needed)
+            expects |= expected_point(graph, prefix, step.inputs, hidden)
+            needed += [f"{prefix}inputs/{name}" for name in derived.needed]
             points.append(Point(prefix, derived.point))
             hidden = frozenset(derived.point.residual_names)
         graph = derived.graph
@@ -269,20 +289,14 @@ def _check_options(spec: RunSpec) -> None:
         raise errors.CompileFailed(reason="this release runs every graph in the interpreted tier")
 
 
-def _expect_point(
-    prefix: str,
-    split: Linearization,
-    given: Sequence[str],
-    hidden: frozenset[str],
-    expects: dict[str, Expected],
-    needed: list[str],
-) -> None:
-    """The tensors of a linearization's point."""
-    for name in given:
-        declared = find_input(split.residual, name, hidden)
-        expects[f"{prefix}inputs/{name}"] = _expected(declared.type, None)
-    required = [i.name for i in needed_inputs(split.residual) if i.name not in hidden]
-    needed += [f"{prefix}inputs/{name}" for name in required]
+def expected_point(
+    graph: Graph, prefix: str, given: Sequence[str], hidden: frozenset[str] = frozenset()
+) -> dict[str, Expected]:
+    """The types of the tensors of a linearization's point, by path; raises `UnknownInput`."""
+    return {
+        f"{prefix}inputs/{name}": _expected(find_input(graph, name, hidden).type, None)
+        for name in given
+    }
 
 
 def _expected(declared: Type, axis: int | None) -> Expected:

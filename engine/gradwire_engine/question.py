@@ -47,12 +47,17 @@ def pose(
         selected,
         wrt,
         seeds,
-        axes if spec.in_axes else None,
+        axes if mapped_paths(spec) else None,
         seed_axes,
         tangent_axes,
         _reductions(selected, spec, wrt),
     )
     return question, seed_keys
+
+
+def mapped_paths(spec: RunSpec) -> list[str]:
+    """The keys of ``in_axes`` that map something; a null axis maps nothing."""
+    return [path for path, axis in spec.in_axes.items() if axis is not None]
 
 
 def _seed_keys(graph: Graph, spec: RunSpec, chosen: list[tuple[str, int]]) -> list[tuple[str, str]]:
@@ -104,17 +109,24 @@ def _mapped_axes(
         head, name = split_path(path, heads.get(spec.mode, ("inputs",)), "in_axes")
         if head == "inputs":
             rank = find_input(graph, name, hidden).type.rank
-            inputs[name] = check_axis(f"in_axes/{path}", axis, rank)
+            if axis is not None:
+                inputs[name] = check_axis(f"in_axes/{path}", axis, rank)
             continue
         if head == "cotangents":
             output = dict(seed_keys).get(name)
             if output is None:
                 find_value(graph, graph.outputs, name)
+                if axis is None:
+                    continue
                 raise _not_given(path, axis, "no such cotangent is given")
+            if axis is None:
+                continue
             rank = graph.type_of(dict(graph.outputs)[output]).rank
             seeds[output] = check_axis(f"in_axes/{path}", axis, rank)
             continue
         rank = find_input(graph, name, hidden).type.rank
+        if axis is None:
+            continue
         if name not in spec.tangents:
             raise _not_given(path, axis, "no such tangent is given")
         tangents[name] = check_axis(f"in_axes/{path}", axis, rank)
@@ -127,7 +139,7 @@ def _not_given(path: str, value: Any, reason: str) -> errors.InvalidOption:
 
 def _reductions(graph: Graph, spec: RunSpec, wrt: Sequence[str]) -> dict[tuple[str, str], str]:
     """``reduce`` by answer: kind and name."""
-    if spec.reduce and not spec.in_axes:
+    if spec.reduce and not mapped_paths(spec):
         raise errors.InvalidOption(
             path="reduce", value=dict(spec.reduce), reason="nothing is mapped: in_axes is empty"
         )

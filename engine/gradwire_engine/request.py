@@ -26,7 +26,7 @@ class TransformSpec:
         outputs: Which values the derived graph answers with; None: the declared ones.
         wrt: Inputs with derivatives (vjp, jvp, linearize); None: every differentiable one.
         axis_size: Length of the mapped axis (vmap).
-        in_axes: Mapped axis by input name (vmap).
+        in_axes: Mapped axis by input name (vmap); None: not mapped.
         inputs: Names of the inputs given (linearize).
     """
 
@@ -34,7 +34,7 @@ class TransformSpec:
     outputs: tuple[Ref, ...] | None = None
     wrt: tuple[str, ...] | None = None
     axis_size: int | None = None
-    in_axes: Mapping[str, int] = field(default_factory=dict)
+    in_axes: Mapping[str, int | None] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
 
 
@@ -50,7 +50,8 @@ class RunSpec:
         cotangents: Keys of the cotangents given (output names, value names or ids as text).
         tangents: Names of the inputs whose tangents are given.
         transforms: Applied to the graph in order before it runs.
-        in_axes: Mapped axis by path, ``inputs/x``, ``cotangents/y`` or ``tangents/x``.
+        in_axes: Mapped axis by path, ``inputs/x``, ``cotangents/y`` or ``tangents/x``; None: not
+            mapped.
         reduce: ``sum`` or ``mean`` over the mapped axis by path, ``gradients/w``, ``outputs/y``...
         nan_policy: One of `NAN_POLICIES`.
         deadline_ms: Milliseconds after which the run stops; None: no limit.
@@ -64,7 +65,7 @@ class RunSpec:
     cotangents: tuple[str, ...] = ()
     tangents: tuple[str, ...] = ()
     transforms: tuple[TransformSpec, ...] = ()
-    in_axes: Mapping[str, int] = field(default_factory=dict)
+    in_axes: Mapping[str, int | None] = field(default_factory=dict)
     reduce: Mapping[str, str] = field(default_factory=dict)
     nan_policy: str = "propagate"
     deadline_ms: float | None = None

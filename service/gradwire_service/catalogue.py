@@ -40,8 +40,8 @@ def op_document(op: type[ops.Op]) -> Document:
         "attributes": attributes_schema(op),
         "graphm": op.graphm,
         "aliases": list(op.aliases),
-        "jvp": "reverse_only" if op.reverse_only else "implemented",
-        "doc": inspect.cleandoc(op.__doc__ or ""),
+        "jvp_availability": op.jvp_availability(),
+        "docs": inspect.cleandoc(op.__doc__ or ""),
     }
 
 

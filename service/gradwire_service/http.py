@@ -21,7 +21,7 @@ import orjson
 from gradwire.wire import json as wire_json
 from gradwire.wire import safetensors
 from gradwire.wire.messages import BINARY, JSON
-from gradwire.wire.tensors import encode_tensor
+from gradwire.wire.tensors import EXACT, encode_tensor
 from gradwire_engine.errors import InvalidOption
 
 from .errors import MalformedBody, VersionConflict
@@ -82,12 +82,34 @@ def encode(document: object, form: Form) -> tuple[str, list[bytes | memoryview]]
         rest = _without_tensors(document, "", tensors)
         return BINARY, safetensors.pack(tensors, rest, "response")
 
-    def tensor(value: object) -> object:
-        if isinstance(value, np.ndarray):
-            return encode_tensor(value, form)
-        raise TypeError(f"{type(value).__name__} cannot be answered")
+    body = orjson.dumps(_with_tensors(document, form), option=orjson.OPT_SERIALIZE_NUMPY)
+    return JSON, [body]
 
-    return JSON, [orjson.dumps(document, default=tensor)]
+
+def _with_tensors(document: object, form: Literal["data", "base64"]) -> object:
+    """The document with its arrays in their JSON form."""
+    if isinstance(document, np.ndarray):
+        return _tensor_document(document, form)
+    if isinstance(document, dict):
+        return {name: _with_tensors(item, form) for name, item in document.items()}
+    if isinstance(document, list):
+        return [_with_tensors(item, form) for item in document]
+    return document
+
+
+def _tensor_document(array: Array, form: Literal["data", "base64"]) -> dict[str, Any]:
+    """As `encode_tensor`, but what JSON can hold is left to orjson, which writes float32 short."""
+    if form == "base64" or not _json_can_hold(array):
+        return dict(encode_tensor(array, form))
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "data": flat}
+
+
+def _json_can_hold(array: Array) -> bool:
+    """Whether every element is a JSON number or bool that any reader keeps exact."""
+    if array.dtype.kind == "f":
+        return bool(np.isfinite(array).all())
+    return array.dtype.kind == "b" or bool((np.abs(array.astype(np.float64)) < EXACT).all())
 
 
 def _without_tensors(document: object, path: str, tensors: dict[str, Array]) -> object:
@@ -230,8 +252,8 @@ class Call:
         if prefers_binary(self.headers.get("accept"), default=False):
             chunks = safetensors.pack({"value": array}, None, "response")
             return Reply(200, BINARY, chunks, {"Vary": "Accept", **headers})
-        body = orjson.dumps(encode_tensor(array))
-        return Reply(200, JSON, [body], {"Vary": "Accept", **headers})
+        media_type, chunks = encode(array, "data")
+        return Reply(200, media_type, chunks, {"Vary": "Accept", **headers})
 
     def results(
         self,

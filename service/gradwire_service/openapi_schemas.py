@@ -261,8 +261,8 @@ COMPONENTS: Final[Document] = {
             "attributes": {"type": "object", "description": "A JSON schema."},
             "graphm": _nullable(_STRING),
             "aliases": _array(_STRING),
-            "jvp": {"enum": ["implemented", "reverse_only"]},
-            "doc": _STRING,
+            "jvp_availability": {"enum": ["implemented", "reverse_only"]},
+            "docs": _STRING,
         }
     ),
     "OpList": _answer({"ops": _array(_ref("Op")), "reverse_only": _array(_STRING)}),

@@ -319,5 +319,5 @@ class OpDocument(TypedDict):
     attributes: dict[str, object]
     graphm: str | None
     aliases: list[str]
-    jvp: Literal["implemented", "reverse_only"]
-    doc: str
+    jvp_availability: Literal["implemented", "reverse_only"]
+    docs: str

@@ -27,7 +27,7 @@ from gradwire.wire.errors import WireError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["DTYPES", "MAX_RANK", "Array", "decode_tensor", "encode_tensor"]
+__all__ = ["DTYPES", "EXACT", "MAX_RANK", "Array", "decode_tensor", "encode_tensor"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -49,7 +49,7 @@ _NON_FINITE: Final = MappingProxyType(
     {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 )
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
-_EXACT: Final = 2**53  # from here on, readers that hold numbers as float64 lose integers
+EXACT: Final = 2**53  # from here on, readers that hold numbers as float64 lose integers
 
 
 def decode_tensor(
@@ -117,7 +117,7 @@ def _encode_flat(flat: Array) -> list[object]:
             number = cast("float", values[at])
             values[at] = "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
     elif flat.dtype.kind == "i":
-        for at in np.flatnonzero((flat >= _EXACT) | (flat <= -_EXACT)).tolist():
+        for at in np.flatnonzero((flat >= EXACT) | (flat <= -EXACT)).tolist():
             values[at] = str(values[at])
     return values
 
@@ -352,7 +352,7 @@ def _is_int64(leaf: object) -> bool:
     if type(leaf) is int:
         return -(2**63) <= leaf < 2**63
     if isinstance(leaf, float):  # 2.0 is the integer 2 in JSON
-        return leaf.is_integer() and abs(leaf) <= _EXACT
+        return leaf.is_integer() and abs(leaf) <= EXACT
     if isinstance(leaf, str):
         return _DECIMAL.fullmatch(leaf) is not None and -(2**63) <= int(leaf) < 2**63
     return False

@@ -1,7 +1,8 @@
 """Constant folding: what depends on constants alone is computed once, when the plan is made.
 
 Folding must not make a graph large: a result is stored only when it is no larger than what its
-operands hold in memory, or 64 KiB. A broadcast of a constant holds only what it repeats, and stays
+operands hold in memory, or 64 KiB, and the results of one pass stay within a budget: a plan keeps
+them, and no estimate of its memory counts them. A broadcast of a constant holds only what it repeats, and stays
 a broadcast; an elementwise op on such operands is computed on one element and broadcast again.
 """
 
@@ -20,6 +21,7 @@ from ..ops.sources import Const
 from .rewrite import rewrite
 
 KEEP_BELOW = 64 * 1024
+BUDGET = 64 * 2**20
 
 Array = np.ndarray[Any, Any]
 
@@ -27,8 +29,10 @@ Array = np.ndarray[Any, Any]
 def fold(graph: Graph) -> Graph:
     """The graph with constant subexpressions replaced by constants."""
     known: dict[int, Array] = {}
+    spent = 0
 
     def rule(builder: GraphBuilder, node: Node, operands: Sequence[Value]) -> Value | None:
+        nonlocal spent
         if not all(v.id in known for v in operands):
             return None
         ids = tuple(v.id for v in operands)
@@ -48,6 +52,9 @@ def fold(graph: Graph) -> Graph:
             return value
         if node.type.nbytes > max(KEEP_BELOW, sum(map(_held, arrays))):
             return None
+        if spent + node.type.nbytes > BUDGET:
+            return None
+        spent += node.type.nbytes
         array = _compute(node.op, arrays)
         value = builder.push(Const(Literal(array)), (), node.type, node.name)
         known[value.id] = array
