@@ -21,10 +21,10 @@ MAX_DERIVED_NAME = 1000
 MAX_INNER_RANK = 64
 """The most axes that NumPy gives an array: those of a value that only a rule ever sees."""
 
-MAX_DERIVED = 100_000
+MAX_DERIVED = 30_000
 """How many values a derived graph may have at least, whatever the size of the one it is from."""
 
-MAX_GROWTH = 10
+MAX_GROWTH = 30
 """How many times as large as its origin a derived graph may be, beyond `MAX_DERIVED`."""
 
 

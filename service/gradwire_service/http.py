@@ -82,18 +82,18 @@ def encode(document: object, form: Form) -> tuple[str, list[bytes | memoryview]]
         rest = _without_tensors(document, "", tensors)
         return BINARY, safetensors.pack(tensors, rest, "response")
 
-    body = orjson.dumps(_with_tensors(document, form), option=orjson.OPT_SERIALIZE_NUMPY)
+    body = orjson.dumps(_in_json(document, form), option=orjson.OPT_SERIALIZE_NUMPY)
     return JSON, [body]
 
 
-def _with_tensors(document: object, form: Literal["data", "base64"]) -> object:
+def _in_json(document: object, form: Literal["data", "base64"]) -> object:
     """The document with its arrays in their JSON form."""
     if isinstance(document, np.ndarray):
         return _tensor_document(document, form)
     if isinstance(document, dict):
-        return {name: _with_tensors(item, form) for name, item in document.items()}
+        return {name: _in_json(item, form) for name, item in document.items()}
     if isinstance(document, list):
-        return [_with_tensors(item, form) for item in document]
+        return [_in_json(item, form) for item in document]
     return document
 
 

@@ -2,8 +2,9 @@
 
 Folding must not make a graph large: a result is stored only when it is no larger than what its
 operands hold in memory, or 64 KiB, and the results of one pass stay within a budget: a plan keeps
-them, and no estimate of its memory counts them. A broadcast of a constant holds only what it repeats, and stays
-a broadcast; an elementwise op on such operands is computed on one element and broadcast again.
+them, and no estimate of its memory counts them. A broadcast of a constant holds only what it
+repeats, and stays a broadcast; an elementwise op on such operands is computed on one element and
+broadcast again.
 """
 
 from __future__ import annotations
