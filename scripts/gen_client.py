@@ -34,8 +34,9 @@ HEADER = '''\
 
 Operands are handles, names of values, or numbers and arrays, which become constants of the dtype
 of the floats beside them. No op broadcasts, but a number where all operands have one shape takes
-the shape too: `g.maximum(x, 0)`. Each method records the op and gives the handle of its result; what the server refuses
-it with is a subclass of `gradwire.GradwireError` (`ShapeMismatch`, `InvalidAttribute`, ...).
+the shape too: `g.maximum(x, 0)`. Each method records the op and gives the handle of its result;
+what the server refuses it with is a subclass of `gradwire.GradwireError` (`ShapeMismatch`,
+`InvalidAttribute`, ...).
 """
 
 from __future__ import annotations
@@ -267,7 +268,7 @@ def keeps_type(op: type[Op]) -> bool:
 
 
 def wants_one_shape(op: type[Op]) -> bool:
-    """Whether typing takes operands of any one shape, two or more, and no scalar beside a vector."""
+    """Whether typing takes operands of any one shape, but no scalar beside a vector."""
     count = len(op.operands)
     if count < 2 or any(o.variadic or o.optional for o in op.operands):
         return False

@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 import pytest
 from local_server import server
 
+import gradwire as gw
+
 ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -108,3 +110,16 @@ def test_curl_on_the_page(page: str, refusals: list[str], url: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert re.findall(r'"code": ?"(\w+)"', done.stdout) == refusals
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_javascript_on_the_page(url: str, tmp_path: Path) -> None:
+    with gw.connect(url) as client:
+        g = client.session({"x": (3,), "w": (2, 3), "b": (2,)}, name="guide")
+        g.linear(g.w, g.b, g.x).tanh().sum(name="y")
+    (program,) = blocks("docs/rest.md", "js")
+    path = tmp_path / "page.mjs"
+    path.write_text(program.replace("http://127.0.0.1:8000", url))
+    done = subprocess.run(["node", path], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"shape: \[ 3 \].*0\.0216152", done.stdout, re.S)

@@ -42,7 +42,9 @@ def test_the_client_comes_alone(bare: Path) -> None:
 
 def test_it_says_what_a_server_needs(bare: Path) -> None:
     local = run(bare / "python", "-c", "import gradwire; gradwire.local()")
-    assert local.stderr.splitlines()[-1].endswith('install "gradwire[service]" for it.')
+    assert local.stderr.splitlines()[-1].endswith(
+        'pip install "gradwire[service]", or ".[service]" in a clone.'
+    )
     serve = run(bare / "gradwire", "serve")
     assert serve.returncode == 1
     assert 'pip install "gradwire[service]"' in serve.stderr

@@ -138,7 +138,7 @@ class Client:
         """
         return self._connection.perform(exchanges.op(name))
 
-    def limits(self) -> dict[str, int]:
+    def limits(self) -> dict[str, float]:
         """The limits that the server has in force."""
         return self._connection.perform(exchanges.limits())
 
@@ -227,7 +227,7 @@ class AsyncClient:
         """As `Client.op`."""
         return await self._connection.perform(exchanges.op(name))
 
-    async def limits(self) -> dict[str, int]:
+    async def limits(self) -> dict[str, float]:
         """As `Client.limits`."""
         return await self._connection.perform(exchanges.limits())
 
@@ -289,7 +289,10 @@ def local(*, binary: bool = True, keep_sources: bool = True) -> Client:
         ImportError: The service is not installed.
     """
     found = list(metadata.entry_points(group=_ENTRY_POINTS))
-    hint = 'gw.local() runs the service in this process: install "gradwire[service]" for it.'
+    hint = (
+        "gw.local() runs the service in this process, for which its extra is needed: "
+        'pip install "gradwire[service]", or ".[service]" in a clone.'
+    )
     if not found:
         raise ImportError(hint)
     try:

@@ -110,7 +110,7 @@ class Connection:
             finally:
                 response.close()
         except httpx.HTTPError as error:
-            return _lost(error)
+            return _lost(error, self._http.base_url)
         return Reply(response.status_code, dict(response.headers), buffer.whole())
 
 
@@ -172,7 +172,7 @@ class AsyncConnection:
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
-            return _lost(error)
+            return _lost(error, self._http.base_url)
         return Reply(response.status_code, dict(response.headers), buffer.whole())
 
 
@@ -194,11 +194,11 @@ async def _async_slices(attempt: Attempt) -> AsyncIterator[bytes]:
         yield piece
 
 
-def _lost(error: httpx.HTTPError) -> Lost:
-    reason = str(error) or type(error).__name__
+def _lost(error: httpx.HTTPError, base: httpx.URL) -> Lost:
+    reason, url = str(error) or type(error).__name__, str(base).rstrip("/")
     if isinstance(error, httpx.TimeoutException):
-        return Lost("timeout", reason)
-    return Lost("unreached" if isinstance(error, httpx.ConnectError) else "broken", reason)
+        return Lost("timeout", reason, url)
+    return Lost("unreached" if isinstance(error, httpx.ConnectError) else "broken", reason, url)
 
 
 class _Buffer:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from gradwire import errors
 from gradwire._protocol import Answer, Exchange, Request, idempotency_key, segment
-from gradwire._values import InputLike, Literal, as_tensor, input_specs, plain
+from gradwire._values import InputLike, Literal, as_tensor, by_name, input_specs, plain
 from gradwire.wire.errors import WireError
 from gradwire.wire.tensors import decode_tensor
 
@@ -126,10 +126,10 @@ def jvp_availability(sid: str) -> Exchange[JvpAvailability]:
     return cast("JvpAvailability", answer.document)
 
 
-def limits() -> Exchange[dict[str, int]]:
+def limits() -> Exchange[dict[str, float]]:
     """The limits in force."""
     answer = yield Request("GET", "/v1/limits")
-    return cast("dict[str, int]", answer.document)
+    return cast("dict[str, float]", answer.document)
 
 
 def ops() -> Exchange[list[OpDocument]]:
@@ -173,9 +173,9 @@ def execute(
     dtypes = {spec["name"]: spec.get("dtype") for spec in specs}
     tensors: dict[str, Array] = {}
     for group, values in feeds.items():
-        for name, value in (values or {}).items():
+        for name, value in by_name(group, values or {}).items():
             dtype = dtypes.get(name) if group != "cotangents" else None
-            tensors[f"run/{group}/{name}"] = as_tensor(value, dtype)
+            tensors[f"run/{group}/{name}"] = as_tensor(value, dtype, f"{group}[{name!r}]")
     entries: list[dict[str, object]] = []
     for k, entry in enumerate(nodes):
         attrs = cast("Mapping[str, object]", entry.get("attrs") or {})

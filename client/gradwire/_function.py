@@ -252,6 +252,24 @@ class Function(_Base[OutT]):
         """
         return self._perform(self._plan.jacobian(wrt, {**(inputs or {}), **named}, mode))
 
+    def hessian(
+        self,
+        wrt: Sequence[str] | None = None,
+        *,
+        inputs: Feed | None = None,
+        **named: ArrayLike,
+    ) -> dict[str, dict[str, Array]]:
+        """The Hessian of a single scalar output: `h["x"]["w"]` is of shape x + w.
+
+        One request for each input; `hvp` is what a large Hessian is for.
+
+        Args:
+            wrt: The inputs; by default every differentiable one.
+            inputs: Input arrays by name.
+            named: Input arrays by name.
+        """
+        return self._perform(self._plan.hessian(wrt, {**(inputs or {}), **named}))
+
 
 class AsyncFunction(_Base[OutT]):
     """As `Function`, of an `AsyncSession`: every run is awaited."""
@@ -337,3 +355,13 @@ class AsyncFunction(_Base[OutT]):
         """As `Function.jacobian`."""
         feed = {**(inputs or {}), **named}
         return await self._perform(self._plan.jacobian(wrt, feed, mode))
+
+    async def hessian(
+        self,
+        wrt: Sequence[str] | None = None,
+        *,
+        inputs: Feed | None = None,
+        **named: ArrayLike,
+    ) -> dict[str, dict[str, Array]]:
+        """As `Function.hessian`."""
+        return await self._perform(self._plan.hessian(wrt, {**(inputs or {}), **named}))

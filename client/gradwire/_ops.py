@@ -4,8 +4,9 @@
 
 Operands are handles, names of values, or numbers and arrays, which become constants of the dtype
 of the floats beside them. No op broadcasts, but a number where all operands have one shape takes
-the shape too: `g.maximum(x, 0)`. Each method records the op and gives the handle of its result; what the server refuses
-it with is a subclass of `gradwire.GradwireError` (`ShapeMismatch`, `InvalidAttribute`, ...).
+the shape too: `g.maximum(x, 0)`. Each method records the op and gives the handle of its result;
+what the server refuses it with is a subclass of `gradwire.GradwireError` (`ShapeMismatch`,
+`InvalidAttribute`, ...).
 """
 
 from __future__ import annotations
@@ -253,7 +254,7 @@ class SessionOps(Generic[T]):
         return self._apply("argmin", (x,), {"axis": axis}, name=name)
 
     def atan2(self, y: Operand, x: Operand, *, name: str | None = None) -> T:
-        """The angle of the point (x, y), in -pi to pi."""
+        """The angle of the point (x, y), in -pi to pi; derivative 0 at the origin."""
         return self._apply("atan2", (y, x), {}, name=name)
 
     def avg_pool(
@@ -1391,7 +1392,7 @@ class TensorOps:
         return self._apply("argmin", (), {"axis": axis}, name=name)
 
     def atan2(self, x: Operand, *, name: str | None = None) -> Self:
-        """The angle of the point (x, y), in -pi to pi."""
+        """The angle of the point (x, y), in -pi to pi; derivative 0 at the origin."""
         return self._apply("atan2", (x,), {}, name=name)
 
     def avg_pool(

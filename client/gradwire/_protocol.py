@@ -149,6 +149,7 @@ class Lost:
 
     how: Literal["unreached", "broken", "timeout"]
     reason: str = ""
+    url: str = ""
 
 
 def segment(text: str) -> str:
@@ -274,8 +275,11 @@ def _refusal(request: Request, reply: Reply, kind: str) -> errors.GradwireError:
         facts["retry_after"] = _retry_after(reply)
     request_id = facts.pop("request_id", None) or reply.headers.get(messages.REQUEST_ID.lower())
     cls = errors.BY_CODE.get(problem.code, errors.GradwireError)
+    said = problem.detail or problem.title
+    if document is None or kind not in (messages.PROBLEM, messages.JSON):
+        said += f", with {kind or 'no content type'}: is it a Gradwire server that answers there?"
     return cls(
-        problem.detail or problem.title,
+        said,
         code=problem.code,
         status=reply.status,
         facts=facts,
@@ -286,9 +290,13 @@ def _refusal(request: Request, reply: Reply, kind: str) -> errors.GradwireError:
 def _lost(outcome: Lost, attempt: Attempt) -> errors.TransportError:
     what = f"{attempt.method} {attempt.path}"
     if outcome.how == "timeout":
-        return errors.TimedOut(f"{what} took longer than the timeout: {outcome.reason}")
+        where = f" at {outcome.url}" if outcome.url else ""
+        return errors.TimedOut(f"{what}{where} took longer than the timeout: {outcome.reason}")
     if outcome.how == "unreached":
-        return errors.ConnectionFailed(f"no server could be reached for {what}: {outcome.reason}")
+        where = outcome.url or "the address given"
+        return errors.ConnectionFailed(
+            f"no server could be reached at {where} for {what}: {outcome.reason}"
+        )
     return errors.ConnectionFailed(f"the connection broke during {what}: {outcome.reason}")
 
 

@@ -3,9 +3,8 @@
 Every op becomes a `Pending` entry first. A session that sends at once flushes after each call, a
 batch when it ends; one flush is one request. Entries know their coming ids, so that later ones may
 refer to them; such a request carries `If-Match`, and when another writer was faster the entries are
-numbered anew and sent again. Results whose shape the client can tell (operators compute it, and
-elementwise ops keep it) have it before the answer comes; for others someone who asks for the shape
-causes the flush (`learn`).
+numbered anew and sent again. Results whose type the client can tell (`_shapes`) have it before the
+answer comes; for others someone who asks for it causes the flush (`learn`).
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar, cast
 
 from gradwire import errors
-from gradwire._ops import ONE_SHAPE, SAME_TYPE, Either
+from gradwire._ops import ONE_SHAPE, Either
 from gradwire._protocol import Exchange, Request, idempotency_key, segment
+from gradwire._shapes import FLOATS, told_dtype, told_shape
 from gradwire._tensor import BaseTensor, Operand, Slot, slot_of
 from gradwire._values import Literal, as_tensor, by_name, plain
 from gradwire.wire.messages import MAX_SOURCE
@@ -38,7 +38,6 @@ TensorT = TypeVar("TensorT", bound=BaseTensor)
 
 RawRef: TypeAlias = "int | str | Mapping[str, object]"
 
-FLOATS: Final = ("float32", "float64")
 _INLINE: Final = 32  # elements up to which a tensor attribute stays in the JSON of an append
 _RENUMBERINGS: Final = 8
 
@@ -126,9 +125,9 @@ class Recorder(Generic[TensorT]):
         source = caller() if self.keep_sources else None
         with self.group():
             handles = [self._operand(op, value, given) for value in given]
-            known = self._known_type(op, handles, shape)
+            told = self._told(op, handles, static, shape)
             document, tensors = _entry(op, static, name)
-            return self._record(document, handles, tensors, source, known)
+            return self._record(document, handles, tensors, source, told)
 
     def append(self, entries: Iterable[Mapping[str, object]]) -> list[TensorT]:
         """Records raw entries; their refs and attributes go out as they stand."""
@@ -142,7 +141,7 @@ class Recorder(Generic[TensorT]):
                 line = cast("str | None", entry.get("source", source))
                 operands = cast("Sequence[BaseTensor | RawRef]", entry.get("inputs", ()))
                 whole = {**rest, **document}
-                results.append(self._record(whole, operands, tensors, line, None))
+                results.append(self._record(whole, operands, tensors, line))
             return results
 
     @contextmanager
@@ -167,14 +166,14 @@ class Recorder(Generic[TensorT]):
             RuntimeError: It takes an `await` to send the op, or it was never appended.
         """
         slot.check()
-        if slot.shape is not None:
+        if slot.shape is not None and slot.dtype is not None:
             return
         if self.flush_now is not None:
             self.flush_now()
         slot.check()
-        if slot.shape is None:
+        if slot.shape is None or slot.dtype is None:
             raise RuntimeError(
-                "the shape of this value is known once its op is sent: "
+                "the type of this value is known once its op is sent: "
                 "await the handle, or the session's flush(), first"
             )
 
@@ -194,6 +193,10 @@ class Recorder(Generic[TensorT]):
             raise TypeError(f"{op}: only operands at the end can be left out")
         array = as_tensor(value, what=f"an operand of {op}")
         if op in ONE_SHAPE:
+            if array.dtype == bool and not array.shape:  # as x == y gives, of handles x and y
+                raise TypeError(
+                    f"an operand of {op} is {value}; x.equal(y) is what compares values"
+                )
             return self._like(array, value, self._beside(others, (*FLOATS, "int64")))
         # Integers keep their dtype: beside floats they are indices.
         near = self._beside(others, FLOATS) if array.dtype.kind == "f" else None
@@ -202,7 +205,7 @@ class Recorder(Generic[TensorT]):
         return self._const(array)
 
     def _like(self, array: Array, value: Operand, near: TensorT | None) -> TensorT:
-        """A constant of the dtype of the handle beside it, and of its shape where it is a number."""
+        """A constant of the dtype of the handle beside it; a number also of its shape."""
         if near is None:
             return self._const(array)
         const = self._const(as_tensor(value, near.dtype))
@@ -211,9 +214,7 @@ class Recorder(Generic[TensorT]):
         attrs = {"shape": list(near.shape)}
         return self.emit("broadcast_to", (const,), attrs, shape=near.shape)
 
-    def _beside(
-        self, others: Sequence[Operand | None], dtypes: Sequence[str]
-    ) -> TensorT | None:
+    def _beside(self, others: Sequence[Operand | None], dtypes: Sequence[str]) -> TensorT | None:
         """The first operand of one of these dtypes, or else the first there is.
 
         Raises:
@@ -245,18 +246,24 @@ class Recorder(Generic[TensorT]):
         slot.check()
         return cast("TensorT", tensor)
 
-    def _known_type(
-        self, op: str, handles: Sequence[TensorT | str], shape: tuple[int, ...] | None
-    ) -> tuple[tuple[int, ...], str] | None:
-        first = handles[0] if handles else None
-        if not isinstance(first, BaseTensor):
-            return None
-        slot = slot_of(first)
-        if slot.dtype is None:
-            return None
-        if shape is None and op in SAME_TYPE:
-            shape = slot.shape
-        return None if shape is None else (shape, slot.dtype)
+    def _told(
+        self,
+        op: str,
+        handles: Sequence[TensorT | str],
+        attrs: Mapping[str, object],
+        shape: tuple[int, ...] | None,
+    ) -> tuple[tuple[int, ...] | None, str | None]:
+        """The shape and dtype of a result, as far as they are known before the answer."""
+        named = (self.by_name.get(h) if isinstance(h, str) else h for h in handles)
+        slots = [None if handle is None else slot_of(handle) for handle in named]
+        if op == "const" and isinstance(literal := attrs.get("value"), Literal):
+            return literal.array.shape, literal.array.dtype.name
+        dtypes = [None if slot is None else slot.dtype for slot in slots]
+        dtype = dtypes[0] if shape is not None else told_dtype(op, dtypes, attrs)
+        if shape is None:
+            shapes = [None if slot is None else slot.shape for slot in slots]
+            shape = told_shape(op, shapes, attrs)
+        return shape, dtype
 
     def _record(
         self,
@@ -264,12 +271,10 @@ class Recorder(Generic[TensorT]):
         operands: Sequence[BaseTensor | RawRef],
         tensors: dict[str, Array],
         source: str | None,
-        known: tuple[tuple[int, ...], str] | None,
+        told: tuple[tuple[int, ...] | None, str | None] = (None, None),
     ) -> TensorT:
         name = document.get("name")
-        shape, dtype = known or (None, None)
-        if known is None and document["op"] == "const" and "value" in tensors:
-            shape, dtype = tensors["value"].shape, tensors["value"].dtype.name
+        shape, dtype = told
         slot = Slot(self, self._next_id(len(self.pending)), cast("str | None", name), shape, dtype)
         result = self.make(slot)
         self.pending.append(Pending(document, operands, tensors, result, source, self.recorded))

@@ -1,4 +1,4 @@
-"""Runs of a graph as exchanges: what forward, vjp, jvp, hvp and jacobian send and give.
+"""Runs of a graph as exchanges: what forward, vjp, jvp, hvp, jacobian and hessian send and give.
 
 `RunPlan` knows a session, the outputs asked for and under which keys the caller wants them, the
 mapped axes and the options. The two kinds of `Function` are shells over it.
@@ -16,7 +16,7 @@ import numpy as np
 from gradwire._exchanges import Groups, perform_run
 from gradwire._protocol import Exchange, segment
 from gradwire._tensor import BaseTensor, slot_of
-from gradwire._values import as_tensor
+from gradwire._values import as_tensor, by_name
 from gradwire.wire.tensors import DTYPES
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class RunPlan:
 
     def jvp(self, tangents: Feed, inputs: Feed, reduce: Reduce) -> Exchange[tuple[Arrays, Arrays]]:
         """The outputs and their tangents."""
+        by_name("tangents", tangents)
         keys = self._keys()
         paths = [f"{group}/{key}" for group in ("outputs", "tangents") for key in keys]
         document = self._document(reduce, paths)
@@ -101,10 +102,15 @@ class RunPlan:
         inputs: Feed,
         cotangent: ArrayLike | None,
         reduce: Reduce,
+        *,
+        every: bool = False,
     ) -> Exchange[Arrays]:
-        """The tangents of the gradients along `v`: forward over reverse, in one request."""
+        """The tangents of the gradients along `v`: forward over reverse, in one request.
+
+        With `every`, `v` holds many vectors, stacked on axis 0, and so does the result.
+        """
         _, output = self._sole("hvp")
-        wrt = _names(wrt) or list(v)
+        wrt = _names(wrt) or list(by_name("tangents", v))
         base, dtype, shape = self._base(output)
         role = _fresh("cotangent", base, self.recorder.by_name)
         if cotangent is None:
@@ -121,10 +127,12 @@ class RunPlan:
         document["outputs"] = list(names.values())
         document["transforms"] = [transform]
         if reduce is not None:
+            self._check_mapped()
             words = dict.fromkeys(wrt, reduce) if isinstance(reduce, str) else reduce
             free = {n: w for n, w in words.items() if n in names and n not in self.in_axes}
             document["reduce"] = {f"tangents/{names[n]}": w for n, w in free.items()}
-        axes = {f"tangents/{n}": a for n, a in self.in_axes.items() if n in v}
+        mapped = dict.fromkeys(v, 0) if every else self.in_axes
+        axes = {f"tangents/{n}": a for n, a in mapped.items() if n in v}
         if axes:
             document["in_axes"] = {**self._axes(), **axes}
         tensors = {**self._inputs(inputs), **self._feed("tangents", v)}
@@ -166,6 +174,26 @@ class RunPlan:
             blocks[name] = columns_last.reshape(shape + shapes[name])
         return blocks
 
+    def hessian(
+        self, wrt: Sequence[str] | None, inputs: Feed
+    ) -> Exchange[dict[str, dict[str, Array]]]:
+        """By two input names: the second derivatives of a scalar output, a mapped hvp for each."""
+        _, output = self._sole("hessian")
+        if self.in_axes:
+            raise ValueError("a hessian is not mapped again: take it of the function itself")
+        wrt = _names(wrt) or self.recorder.differentiable
+        if shape := self._base(output)[2]:
+            raise ValueError(f"a hessian needs a scalar output, this has shape {shape}")
+        blocks: dict[str, dict[str, Array]] = {name: {} for name in wrt}
+        for column in wrt:
+            handle = self.recorder.find(column)
+            basis = {column: _basis(handle.shape, handle.dtype)}
+            products = yield from self.hvp(basis, wrt, inputs, None, None, every=True)
+            for row in wrt:
+                last = np.moveaxis(products[row], 0, -1)
+                blocks[row][column] = last.reshape(last.shape[:-1] + handle.shape)
+        return blocks
+
     # -- parts -------------------------------------------------------------------------------------
 
     def _run(
@@ -181,9 +209,14 @@ class RunPlan:
         if self.in_axes:
             document["in_axes"] = self._axes()
         if reduce is not None:
+            self._check_mapped()
             words = dict.fromkeys(paths, reduce) if isinstance(reduce, str) else reduce
             document["reduce"] = {self._translated(path): w for path, w in words.items()}
         return document
+
+    def _check_mapped(self) -> None:
+        if not self.in_axes:
+            raise ValueError("reduce is over the mapped axis: map the function first, f.vmap(x=0)")
 
     def _axes(self) -> dict[str, int]:
         return {f"inputs/{name}": axis for name, axis in self.in_axes.items()}
@@ -209,7 +242,7 @@ class RunPlan:
 
     def _feed(self, group: str, values: Feed) -> Arrays:
         """Values as arrays by path, of the dtypes that their inputs have."""
-        return {f"{group}/{name}": a for name, a in self.recorder.feed(values).items()}
+        return {f"{group}/{name}": a for name, a in self.recorder.feed(values, group).items()}
 
     def _cotangents(self, cotangent: ArrayLike | Feed | None) -> Arrays:
         if cotangent is None:
@@ -220,7 +253,8 @@ class RunPlan:
         arrays: Arrays = {}
         for key, value in cotangent.items():
             output = (self.outputs or {}).get(key, key)
-            arrays[f"cotangents/{_key(output)}"] = as_tensor(value, self._dtype(output))
+            array = as_tensor(value, self._dtype(output), f"cotangent[{key!r}]")
+            arrays[f"cotangents/{_key(output)}"] = array
         return arrays
 
     def _sole(self, what: str) -> tuple[str, BaseTensor | str]:
@@ -252,8 +286,20 @@ class RunPlan:
 
 
 def _names(wrt: Sequence[str] | None) -> list[str] | None:
-    """Input names; a single one may come bare."""
-    return [wrt] if isinstance(wrt, str) else None if wrt is None else list(wrt)
+    """Input names; a single one may come bare.
+
+    Raises:
+        TypeError: They are something else, such as arrays or handles.
+    """
+    if wrt is None or isinstance(wrt, str):
+        return None if wrt is None else [wrt]
+    names = None if isinstance(wrt, Mapping) else list(wrt)
+    if names is None or not all(isinstance(name, str) for name in names):  # pyright: ignore[reportUnnecessaryIsInstance] # for callers that nobody type-checks
+        raise TypeError(
+            "wrt is a list of input names, as in wrt=['w', 'b']; "
+            "arrays are given by keyword or as inputs={...}"
+        )
+    return names
 
 
 def _ref(output: BaseTensor | str) -> object:

@@ -50,39 +50,41 @@ class InputHandles(Mapping[str, TensorT]):
     """
 
     def __init__(self, handles: Mapping[str, TensorT]) -> None:
-        self.__handles = handles
+        self._handles = handles
 
     def __getitem__(self, name: str) -> TensorT:
-        if name not in self.__handles:
-            raise KeyError(f"there is no input {name!r}; {alternatives(name, self.__handles)}")
-        return self.__handles[name]
+        if name not in self._handles:
+            raise KeyError(f"there is no input {name!r}; {alternatives(name, self._handles)}")
+        return self._handles[name]
 
-    def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("__"):
-            state: Mapping[str, Mapping[str, TensorT]] = super().__getattribute__("__dict__")
-            for handles in state.values():
-                if name in handles:
-                    return handles[name]
-        return super().__getattribute__(name)
+    if not TYPE_CHECKING:  # which would see no methods any more, only Any
 
-    if TYPE_CHECKING:
+        def __getattribute__(self, name: str) -> Any:
+            own = super().__getattribute__
+            if not name.startswith("_") and name in (handles := own("_handles")):
+                return handles[name]
+            return own(name)
 
-        def __getattr__(self, name: str) -> TensorT: ...
+    def __getattr__(self, name: str) -> TensorT:
+        if name.startswith("__") or name not in self._handles:
+            message = f"there is no input {name!r}"
+            raise AttributeError(message, name=name, obj=self)
+        return self._handles[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.__handles
+        return name in self._handles
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.__handles)
+        return iter(self._handles)
 
     def __len__(self) -> int:
-        return len(self.__handles)
+        return len(self._handles)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self.__handles})
+        return sorted({*super().__dir__(), *self._handles})
 
     def __repr__(self) -> str:
-        return f"<inputs {', '.join(map(repr, self.__handles.values()))}>"
+        return f"<inputs {', '.join(map(repr, self._handles.values()))}>"
 
 
 class BaseSession(SessionOps[TensorT], Generic[TensorT]):
@@ -193,7 +195,7 @@ class BaseSession(SessionOps[TensorT], Generic[TensorT]):
             if not isinstance(value, BaseTensor | str | None):  # pyright: ignore[reportUnnecessaryIsInstance] # for callers that nobody type-checks
                 raise TypeError(
                     "an output is a handle or the name of a value, several are named: "
-                    f"g.function(y), g.function(y=y, h=h); this is a {type(value).__name__}"
+                    f"g.function(y), g.function(y=y, h=h); not of type {type(value).__name__}"
                 )
         if output is not None:
             return RunPlan(recorder, {_label(output): self._checked(output)}), True
@@ -312,7 +314,8 @@ class Session(BaseSession[Tensor]):
             transform: `vjp` adds inputs `cotangent.<output>` and outputs `gradient.<input>`; `jvp`
                 inputs `tangent.<input>` and outputs `tangent.<output>`; `vmap` a mapped axis;
                 `linearize` gives the linear map at a point, from tangents to tangents.
-            outputs: Which values it answers with; by default the declared ones.
+            outputs: Which values it answers with (vjp, jvp, linearize); by default the declared
+                ones, or the last.
             wrt: Inputs that derivatives are taken with respect to (vjp, jvp, linearize).
             axis_size: The size of the mapped axis (vmap).
             in_axes: The mapped axis by input (vmap).
@@ -382,8 +385,8 @@ class AsyncSession(BaseSession[AsyncTensor]):
     request when a handle is awaited (`y = await g.tanh(g.x)`), at `await g.flush()`, at the end of
     an `async with g.batch():` block, and before any run. A refusal is raised there, and names the
     line that recorded the op. Operators need the shapes of their operands, as do numbers beside
-    handles: those of inputs, of values already sent, and of results of operators and elementwise
-    ops are known; another handle must be awaited first.
+    handles. Those of most ops are known at once; a handle whose repr shows a `?` must be awaited
+    first.
     """
 
     def __init__(self, connection: AsyncConnection, document: SessionDocument) -> None:

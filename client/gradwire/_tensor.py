@@ -28,9 +28,7 @@ __all__ = ["AsyncTensor", "BaseTensor", "Operand", "Slot", "Tensor", "slot_of"]
 
 Shape: TypeAlias = tuple[int, ...]
 
-_NO_NUMBERS: Final = (
-    "a handle holds no numbers: they come of a run, session.function(handle)(...)"
-)
+_NO_NUMBERS: Final = "a handle holds no numbers: they come of a run, session.function(handle)(...)"
 
 
 class Owner(Protocol):
@@ -96,9 +94,10 @@ def slot_of(tensor: BaseTensor) -> Slot:
 class BaseTensor(TensorOps):
     """A handle of one value of a session: its id, shape and dtype, and operators that append ops.
 
-    `+ - * / ** @`, unary `-`, `abs()` and `[...]` (integers, slices, None, Ellipsis) mean what they
-    mean in NumPy, broadcasting included; comparisons are the methods `less`, `equal` and so on. A
-    number or array beside a handle becomes a constant of the handle's dtype.
+    `+ - * / ** @`, `< <= > >=`, unary `-`, `abs()` and `[...]` (integers, slices, None, Ellipsis)
+    mean what they mean in NumPy, broadcasting included. `==` tells whether two handles are the same
+    one; the method `equal` is the op. A number or array beside a handle becomes a constant of the
+    handle's dtype.
     """
 
     # NumPy arrays leave `array + handle` to us, and are not made of a handle element by element.
@@ -121,13 +120,15 @@ class BaseTensor(TensorOps):
     @property
     def shape(self) -> tuple[int, ...]:
         """The sizes of its axes."""
-        self._slot.owner.learn(self._slot)
+        if self._slot.shape is None or self._slot.refused:
+            self._slot.owner.learn(self._slot)
         return cast("Shape", self._slot.shape)
 
     @property
     def dtype(self) -> str:
         """float32, float64, int64 or bool."""
-        self._slot.owner.learn(self._slot)
+        if self._slot.dtype is None or self._slot.refused:
+            self._slot.owner.learn(self._slot)
         return cast("str", self._slot.dtype)
 
     @property
@@ -205,7 +206,7 @@ class BaseTensor(TensorOps):
         return self._binary("sub", other, self)
 
     def __mul__(self, other: Operand) -> Self:
-        if isinstance(other, int | float | np.integer | np.floating) and not isinstance(other, bool):
+        if isinstance(other, int | float) and not isinstance(other, bool):
             return self._emit("scale", (self,), {"c": other}, self._slot.shape)
         return self._binary("mul", self, other)
 
@@ -231,6 +232,25 @@ class BaseTensor(TensorOps):
 
     def __rmatmul__(self, other: Operand) -> Self:
         return self._matmul(other, self)
+
+    def __lt__(self, other: Operand) -> Self:
+        return self._binary("less", self, other)
+
+    def __le__(self, other: Operand) -> Self:
+        return self._binary("less_equal", self, other)
+
+    def __gt__(self, other: Operand) -> Self:
+        return self._binary("greater", self, other)
+
+    def __ge__(self, other: Operand) -> Self:
+        return self._binary("greater_equal", self, other)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int | float | np.generic | np.ndarray):
+            raise TypeError("== compares handles, not values: use x.equal(...) or x.not_equal(...)")
+        return self is other
+
+    __hash__ = object.__hash__
 
     def __neg__(self) -> Self:
         return self._emit("neg", (self,), {}, self._slot.shape)
@@ -274,7 +294,8 @@ class BaseTensor(TensorOps):
         slot = self._slot
         if slot.refused:
             return f"<{type(self).__name__} that does not exist>"
-        known = "?" if slot.shape is None else f"{slot.dtype}{list(slot.shape)}"
+        told = slot.shape is not None and slot.dtype is not None
+        known = f"{slot.dtype}{list(cast('Shape', slot.shape))}" if told else "?"
         label = "" if slot.name is None else f" {slot.name!r}"
         return f"<{type(self).__name__} {slot.id}{label} {known}>"
 
@@ -322,7 +343,7 @@ class BaseTensor(TensorOps):
             shape = _broadcast(a.shape, b.shape)
             if shape is not None:
                 a, b = self._stretch(a, shape), self._stretch(b, shape)
-            return self._emit(op, (a, b), {}, shape)
+            return self._emit(op, (a, b), {}, None)  # told, or refused
 
     def _matmul(self, left: Operand, right: Operand) -> Self:
         with self._slot.owner.group():

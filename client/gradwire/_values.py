@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index as as_index
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -56,7 +56,8 @@ class Input:
     differentiable: bool | None = None
 
 
-DtypeLike: TypeAlias = "Dtype | np.dtype[Any] | type[np.generic]"
+# The bare str is for names that a type checker has lost sight of.
+DtypeLike: TypeAlias = "Dtype | str | np.dtype[Any] | type[np.generic]"
 """A dtype by its name, or as NumPy has it."""
 
 InputLike: TypeAlias = "Input | Sequence[int] | tuple[Sequence[int], DtypeLike]"
@@ -92,10 +93,9 @@ def _spec(name: str, given: InputLike) -> InputSpec:
 
 
 def _declared(given: Sequence[int] | tuple[Sequence[int], DtypeLike]) -> Input:
-    if isinstance(given, tuple) and len(given) == 2 and not isinstance(given[1], SupportsIndex):
-        shape, dtype = cast("tuple[Sequence[int], DtypeLike]", given)
-        if isinstance(dtype, str | type | np.dtype):
-            return Input(shape, dtype)
+    second: object = given[1] if isinstance(given, tuple) and len(given) == 2 else None
+    if isinstance(second, str | type | np.dtype):
+        return Input(cast("Sequence[int]", given[0]), cast("Any", second))
     return Input(cast("Sequence[int]", given))
 
 
@@ -105,7 +105,7 @@ def by_name(what: str, values: Mapping[str, T], example: str = "array") -> Mappi
     Raises:
         TypeError: They are not.
     """
-    if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] # for callers that nobody type-checks
+    if not isinstance(cast("object", values), Mapping):  # nobody type-checks every caller
         kind = type(values).__name__
         raise TypeError(f"{what} are given by name, as in {{'x': {example}}}, not as a {kind}")
     return values
@@ -171,16 +171,25 @@ def spread(operands: Sequence[Operand | Sequence[Operand]]) -> Sequence[Operand]
 
 
 def plain(value: object) -> object:
-    """An attribute as JSON holds it: NumPy scalars as numbers, arrays and tuples as lists."""
+    """An attribute as JSON holds it: NumPy scalars as numbers, arrays and tuples as lists.
+
+    Raises:
+        TypeError: It is nothing that JSON holds.
+    """
     if isinstance(value, np.generic):
         return cast("object", value.item())
     if isinstance(value, np.ndarray):
         return cast("object", value.tolist())
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [plain(item) for item in cast("Sequence[object]", value)]
     if isinstance(value, float) and not np.isfinite(value):
         return "NaN" if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
         members = cast("Mapping[str, object]", value)
         return {name: plain(member) for name, member in members.items()}
-    return value
+    if isinstance(value, np.dtype | type):
+        return np.dtype(cast("Any", value)).name
+    if value is None or isinstance(value, str | int | float):
+        return value
+    kind = type(value).__name__
+    raise TypeError(f"an attribute is made of numbers, words and lists of them, not of type {kind}")

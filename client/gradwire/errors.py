@@ -165,7 +165,8 @@ class GradwireError(Exception):
         said = self.detail or self.code
         if self.source and self.source not in said:
             said = f"{said} (appended at {self.source})"
-        return f"{self.code}: {said}"
+        # The class says the code already, except of a code that this client does not know.
+        return said if self.code == type(self).code else f"{self.code}: {said}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,8 +98,10 @@ def _vmap(graph: Graph, spec: TransformSpec, hidden: frozenset[str], path: str) 
     return tidy(transform.vmap(graph, spec.axis_size, axes))
 
 
-def bind(graph: Graph, constants: Mapping[str, np.ndarray[Any, Any]]) -> Graph:
-    """The graph with some inputs replaced by constants."""
+def bind(split: Linearization, graph: Graph, residuals: Sequence[np.ndarray[Any, Any]]) -> Graph:
+    """The linear map `graph` of `split` with its residual inputs replaced by constants."""
+    constants = dict(zip(split.residual_names, residuals, strict=True))
+    origins = dict(zip(split.residual_names, split.residual_origins, strict=True))
     builder = GraphBuilder()
     arguments = {}
     for i, spec in enumerate(graph.inputs):
@@ -107,6 +109,7 @@ def bind(graph: Graph, constants: Mapping[str, np.ndarray[Any, Any]]) -> Graph:
             arguments[i] = builder.input(spec)
     for i, spec in enumerate(graph.inputs):
         if spec.name in constants:
+            builder.origin = origins[spec.name]
             arguments[i] = builder.apply(Const(Literal(constants[spec.name])))
     ordered = [arguments[i] for i in range(len(graph.inputs))]
     env = import_nodes(builder, graph, ordered, names=True)

@@ -8,6 +8,7 @@ same request against the same graph costs a lookup.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,9 @@ from .transform.jvp import reverse_only_nodes
 Array = np.ndarray[Any, Any]
 
 CACHED_PREPARATIONS = 512
+
+CACHED_VALUES = 200_000
+"""How many values the graphs of all cached preparations may have: plans hold several times that."""
 
 
 class Engine:
@@ -61,7 +65,10 @@ class Engine:
         made = prepare(graph, spec, self._run_plan, self._plan, self.limits)
         with self._lock:
             self._cache[key] = made
-            while len(self._cache) > CACHED_PREPARATIONS:
+            while len(self._cache) > 1 and (
+                len(self._cache) > CACHED_PREPARATIONS
+                or sum(kept.question.graph.size for kept in self._cache.values()) > CACHED_VALUES
+            ):
                 self._cache.popitem(last=False)
         return made
 
@@ -89,7 +96,7 @@ class Engine:
             return derived.graph
         arguments = [given.get(f"inputs/{spec.name}") for spec in residual.inputs]
         arrays = self._run_plan(self._plan(residual), arguments, None)
-        return bind(derived.graph, dict(zip(derived.point.residual_names, arrays, strict=True)))
+        return bind(derived.point, derived.graph, arrays)
 
     def jvp_availability(self, graph: Graph) -> dict[str, Any]:
         """Whether forward mode is available for a graph, and the reverse-only ops in it."""
@@ -107,14 +114,25 @@ class Engine:
         """``implemented`` or ``reverse_only``; raises `UnknownOp` for a name it does not know."""
         return find(name).jvp_availability()
 
-    def _plan(self, graph: Graph) -> Plan:
+    def _plan(self, graph: Graph, deadline: tuple[float, float] | None = None) -> Plan:
         """Optimize and schedule; refuse what would not fit.
 
         Raises:
             MemoryLimit, InvalidShape: The estimated peak, or one value, exceeds the limits.
+            DeadlineExceeded: The deadline passed between two passes.
         """
-        check_program(graph, self.memory_limit)
-        plan = make_plan(optimize(graph))
+        unchecked = True
+
+        def between(passed: Graph) -> Graph:
+            nonlocal unchecked
+            if unchecked:  # the first pass has lowered the graph: every value is there to see
+                check_program(passed, self.memory_limit)
+                unchecked = False
+            if deadline is not None and time.monotonic() > deadline[0]:
+                raise errors.DeadlineExceeded(deadline_ms=deadline[1])
+            return passed
+
+        plan = make_plan(optimize(graph, between))
         if self.memory_limit is not None and plan.peak_bytes > self.memory_limit:
             raise errors.MemoryLimit(limit=self.memory_limit, actual=plan.peak_bytes)
         return plan

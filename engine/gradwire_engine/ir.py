@@ -93,6 +93,10 @@ class Origin:
     role: str  # "primal", "tangent", "cotangent"
     op: str
 
+    def serving(self, role: str) -> Origin:
+        """The same node, served in another role."""
+        return Origin(self.node, role, self.op)
+
 
 class OpLike(Protocol):
     """What a graph asks of an op; the declarations are in `gradwire_engine.ops`."""
@@ -178,6 +182,11 @@ class Graph:
     def structure_hash(self) -> str:
         """Equal for graphs that one compiled plan serves: names and kernel arguments left out."""
         return _digest(self, lambda op: op.structure, names=False)
+
+    def origin_of(self, id: int) -> Origin | None:
+        """Where value `id` came from; an input comes from itself."""
+        m = len(self.inputs)
+        return Origin(id, "primal", "input") if id < m else self.nodes[id - m].origin
 
     def with_outputs(self, outputs: Iterable[tuple[str, int]]) -> Graph:
         """The same nodes, other outputs."""

@@ -24,8 +24,11 @@ from .selection import check_word, find_input, select_outputs
 from .transform.linearize import Linearization
 
 Array = np.ndarray[Any, Any]
-Runner = Callable[[Plan, list[Any], tuple[float, float] | None], list[Array]]
-Planner = Callable[[Graph], Plan]
+Deadline = tuple[float, float] | None
+"""The moment by `time.monotonic`, and the milliseconds as the caller stated them."""
+
+Runner = Callable[[Plan, list[Any], Deadline], list[Array]]
+Planner = Callable[[Graph, Deadline], Plan]
 
 CACHED_SIZES = 8
 
@@ -71,7 +74,7 @@ class Prepared:
         start = time.perf_counter()
         deadline = self._deadline()
         size = self._check(tensors)
-        program, plan = self._program(size)
+        program, plan = self._program(size, deadline)
         compiled = time.perf_counter()
         residuals = self._residuals(tensors, deadline)
         if self.spec.nan_policy == "error":
@@ -85,17 +88,17 @@ class Prepared:
             results, "interpreted", (compiled - start) * 1e3, (finished - compiled) * 1e3
         )
 
-    def _deadline(self) -> tuple[float, float] | None:
+    def _deadline(self) -> Deadline:
         if self.spec.deadline_ms is None:
             return None
         return time.monotonic() + self.spec.deadline_ms / 1e3, self.spec.deadline_ms
 
-    def _program(self, size: int | None) -> tuple[Program, Plan]:
+    def _program(self, size: int | None, deadline: Deadline) -> tuple[Program, Plan]:
         with self._lock:
             found = self._plans.get(size)
         if found is None:
             program = build(self.question, size)
-            found = program, self.make_plan(program.graph)
+            found = program, self.make_plan(program.graph, deadline)
             with self._lock:
                 self._plans[size] = found
                 while len(self._plans) > CACHED_SIZES:
@@ -114,11 +117,14 @@ class Prepared:
                 value=dict(self.spec.in_axes),
                 reason="none of the mapped tensors is given, so the axis has no length",
             )
+        means = [path for path, how in self.spec.reduce.items() if how == "mean"]
+        if size == 0 and means:
+            raise errors.InvalidOption(
+                path=f"reduce/{means[0]}", value="mean", reason="the mapped axis is empty"
+            )
         return size
 
-    def _residuals(
-        self, tensors: Mapping[str, Array], deadline: tuple[float, float] | None
-    ) -> dict[str, Array]:
+    def _residuals(self, tensors: Mapping[str, Array], deadline: Deadline) -> dict[str, Array]:
         """Values of the hidden inputs: each linearization's residuals, in order."""
         known: dict[str, Array] = {}
         for point in self.points:
@@ -127,7 +133,7 @@ class Prepared:
                 known.get(spec.name, tensors.get(f"{point.prefix}inputs/{spec.name}"))
                 for spec in graph.inputs
             ]
-            arrays = self.run_plan(self.make_plan(graph), given, deadline)
+            arrays = self.run_plan(self.make_plan(graph, deadline), given, deadline)
             known = dict(zip(point.split.residual_names, arrays, strict=True))
         return known
 
@@ -168,13 +174,13 @@ class Prepared:
         tensors: Mapping[str, Array],
         residuals: Mapping[str, Array],
         size: int | None,
-        deadline: tuple[float, float] | None,
+        deadline: Deadline,
     ) -> None:
         """Under ``nan_policy: error``: look at every value and refuse the first non-finite one."""
 
         def run(question: Question) -> list[tuple[tuple[str, str], Array]]:
             program = build(question, size)
-            plan = self.make_plan(program.graph)
+            plan = self.make_plan(program.graph, deadline)
             arguments = self._arguments(program.graph, question, tensors, residuals)
             arrays = self.run_plan(plan, arguments, deadline)
             return list(zip(program.answers, arrays, strict=True))

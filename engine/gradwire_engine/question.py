@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import errors
-from .ir import Graph
+from .ir import FLOATS, Graph
+from .ops import checks
 from .program import Question
 from .request import REDUCTIONS, RunSpec
 from .selection import (
@@ -158,6 +159,11 @@ def _reductions(graph: Graph, spec: RunSpec, wrt: Sequence[str]) -> dict[tuple[s
                 path=f"reduce/{path}",
                 value=path,
                 reason=f"this run answers with {', '.join(f'{head}/{n}' for n in answers[head])}",
+            )
+        dtype = graph.type_of(dict(graph.outputs)[name]).dtype if head == "outputs" else FLOATS[0]
+        if dtype not in (FLOATS if how == "mean" else checks.NUMERIC):
+            raise errors.InvalidOption(
+                path=f"reduce/{path}", value=how, reason=f"there is no {how} of {dtype}"
             )
         found[head, name] = how
     return found

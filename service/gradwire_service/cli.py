@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,9 @@ examples:
   gradwire serve --port 0                 on a free port, which is printed
   gradwire serve --host 0.0.0.0 --workers 4 --data-dir /srv/gradwire
 
-Every other setting is an environment variable GRADWIRE_<NAME>; GET /v1/limits shows the limits in
-force. SIGTERM and Ctrl-C let the requests under way finish.
+Every setting is also an environment variable: GRADWIRE_PORT and GRADWIRE_DATA_DIR, and without a
+flag GRADWIRE_MEMORY_BYTES, GRADWIRE_THREADS and those in docs/settings.md. GET /v1/limits shows the
+limits in force. SIGTERM and Ctrl-C let the requests under way finish.
 """
 
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--version", action="version", version=f"gradwire {metadata.version('gradwire')}"
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", metavar="command")
     serve = commands.add_parser(
         "serve",
         help="start the HTTP service",
@@ -55,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="where sessions are kept (default ~/.local/share/gradwire)",
     )
     given = parser.parse_args(arguments)
+    if given.command is None:
+        parser.print_help(sys.stderr)
+        return 2
     options = {
         name: getattr(given, name)
         for name in ("host", "port", "workers", "data_dir")
@@ -65,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("gradwire", "gradwire_engine"):
             raise
-        return _fail(f'{error.name} is not installed: run pip install "gradwire[service]".')
+        return _fail(
+            f"{error.name} is not installed, the service needs its extra: "
+            'pip install "gradwire[service]", or ".[service]" in a clone.'
+        )
 
 
 def _serve(options: dict[str, object]) -> int:
@@ -78,6 +86,8 @@ def _serve(options: dict[str, object]) -> int:
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         return _fail("; ".join(faults))
+    for name in _strange_variables(Settings.model_fields):
+        print(f"gradwire: {name} is set, but there is no such setting.", file=sys.stderr)
     try:
         listener = _prepare(settings)
     except (OSError, RuntimeError) as error:
@@ -85,6 +95,14 @@ def _serve(options: dict[str, object]) -> int:
     _announce(settings, listener)
     _run(settings, listener)
     return 0
+
+
+def _strange_variables(settings: Collection[str]) -> list[str]:
+    """Environment variables that look like settings and are none: most likely misspelt."""
+    known = {f"GRADWIRE_{name.upper()}" for name in settings}
+    return sorted(
+        n for n in os.environ if n.upper().startswith("GRADWIRE_") and n.upper() not in known
+    )
 
 
 def _prepare(settings: Settings) -> socket.socket:
@@ -106,7 +124,8 @@ def _prepare(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         place = f"{settings.host}:{settings.port}"
-        raise RuntimeError(f"cannot listen on {place}: {error.strerror or error}") from None
+        hint = "; --port 0 takes a free one" if error.errno == errno.EADDRINUSE else ""
+        raise RuntimeError(f"cannot listen on {place}: {error.strerror or error}{hint}") from None
     listener.set_inheritable(True)
     return listener
 

@@ -2,13 +2,15 @@
 
 `transport()` is what `gw.local()` finds through the entry point group `gradwire.local`. The app
 runs on an event loop of its own, in a daemon thread; requests are handed to it as ASGI calls,
-without a socket, and the bytes of bodies are passed on as they are.
+without a socket, and the bytes of bodies are passed on as they are. A transport that nobody closes
+is closed when it is forgotten, or at the end of the program.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -30,6 +32,30 @@ class LocalTransport(httpx.BaseTransport):
     """One app, started with the transport and shut down by `close`; `app` is the application."""
 
     def __init__(self, settings: Settings) -> None:
+        self._running = _Running(settings)
+        self.app = self._running.app
+        # The app's thread must not keep the transport alive: hence two objects.
+        self._end = weakref.finalize(self, _Running.forgotten, self._running)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request through the app; any number of threads may."""
+        if not self._end.alive:
+            raise httpx.ConnectError("the local service is closed", request=request)
+        body = b"".join(chunk for chunk in _stream(request))
+        start, chunks = self._running.call(request, body)
+        content = _Chunks([] if request.method == "HEAD" else chunks)
+        return httpx.Response(start["status"], headers=start["headers"], stream=content)
+
+    def close(self) -> None:
+        """Finish what is under way and shut the app down. Closing twice does nothing."""
+        if self._end.detach():
+            self._running.close()
+
+
+class _Running:
+    """The app on its loop, in its thread."""
+
+    def __init__(self, settings: Settings) -> None:
         self.app = create_app(settings, SqliteStore(None, retention=settings.idempotency_seconds))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -46,24 +72,25 @@ class LocalTransport(httpx.BaseTransport):
             self._stop()
             raise
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request through the app; any number of threads may."""
-        if self._loop.is_closed():
-            raise httpx.ConnectError("the local service is closed", request=request)
-        body = b"".join(chunk for chunk in _stream(request))
-        call = asyncio.run_coroutine_threadsafe(self._call(request, body), self._loop)
-        start, chunks = call.result()
-        content = _Chunks([] if request.method == "HEAD" else chunks)
-        return httpx.Response(start["status"], headers=start["headers"], stream=content)
+    def call(
+        self, request: httpx.Request, body: bytes
+    ) -> tuple[MutableMapping[str, Any], list[bytes | memoryview]]:
+        """The start of the app's answer, and the parts of its body."""
+        return asyncio.run_coroutine_threadsafe(self._call(request, body), self._loop).result()
 
     def close(self) -> None:
-        """Finish what is under way and shut the app down. Closing twice does nothing."""
-        if self._loop.is_closed():
-            return
+        """Shut the app down and end the thread."""
         try:
             self._signal("shutdown")
         finally:
             self._stop()
+
+    def forgotten(self) -> None:
+        """`close`, from whichever thread collects garbage, the app's own included."""
+        if threading.current_thread() is self._thread:
+            threading.Thread(target=self.close, name="gradwire-local-end").start()
+        else:
+            self.close()
 
     def _stop(self) -> None:
         self._lifespan.cancel()

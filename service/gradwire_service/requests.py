@@ -371,8 +371,10 @@ def _transform(value: object, path: str) -> tuple[TransformSpec, dict[str, objec
     )
 
 
-def _axes(value: object, path: str) -> dict[str, int]:
-    return {name: whole(item, join(path, name)) for name, item in members(value, path).items()}
+def _axes(value: object, path: str) -> dict[str, int | None]:
+    # As everywhere null counts as absent; here it also says of an input that it is not mapped.
+    axes = members(value, path)
+    return {name: optional(axes, name, path, whole) for name in axes}
 
 
 def _words(value: object, path: str) -> dict[str, str]:

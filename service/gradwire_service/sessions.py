@@ -25,10 +25,10 @@ from gradwire_engine.builder import Ref, check_name
 from gradwire_engine.errors import (
     InvalidName,
     InvalidOption,
-    MemoryLimit,
     QuotaExceeded,
     ValueNotFound,
 )
+from gradwire_engine.limits import MAX_DERIVED_NAME
 
 from .documents import (
     Document,
@@ -49,10 +49,7 @@ from .http import IfMatch, Key
 from .requests import AppendRequest, CreateRequest, ForkRequest, TransformRequest
 from .store import AlreadyDone, Moved, NewSession, Receipt, Scope, SessionRow, Store, now
 
-__all__ = ["MAX_DERIVED_NAME", "Sessions"]
-
-MAX_DERIVED_NAME = 1000
-"""The most characters of a name in a derived graph, as in `cotangent.cotangent.y`."""
+__all__ = ["Sessions"]
 
 
 @dataclass
@@ -298,7 +295,8 @@ class Sessions:
             expects = {f"inputs/{i.name}": (i.type.dtype, i.type.shape) for i in graph.inputs}
             tensors = wanted.tensors.decode(expects)
             derived = self._engine.transform(graph, wanted.spec, tensors)
-            self._check_size(derived)
+            if len(derived.nodes) > self._max_nodes:
+                raise QuotaExceeded(quota="nodes", limit=self._max_nodes)
             logged = [log_entry(document) for document in graph_documents(derived)]
             inputs, outputs = input_documents(derived.inputs), dict(derived.outputs)
             new = _new_session(owner, wanted.name, inputs, outputs)
@@ -350,15 +348,6 @@ class Sessions:
         receipt = _receipt(scope, key, document)
         self._store.fork(row, version, new, self._max_sessions, receipt)
         return document
-
-    def _check_size(self, graph: Graph) -> None:
-        """Hold a derived graph to the limits that appending its nodes would have met."""
-        if len(graph.nodes) > self._max_nodes:
-            raise QuotaExceeded(quota="nodes", limit=self._max_nodes)
-        types = [*(i.type for i in graph.inputs), *(n.type for n in graph.nodes)]
-        largest = max((t.nbytes for t in types), default=0)
-        if largest > self._memory_limit:
-            raise MemoryLimit(limit=self._memory_limit, actual=largest)
 
     def _once(
         self, scope: Scope | None, key: Key | None, attempt: Callable[[], Document]

@@ -146,6 +146,46 @@ def test_jacobian(g: gw.Session, mode: Any) -> None:
     check(scalar["b"], 2 * H * slope)
 
 
+def test_hessian(g: gw.Session) -> None:
+    hessian = g.function(g["loss"]).hessian(["x", "w"], **FEED)
+    assert list(hessian) == list(hessian["x"]) == ["x", "w"]
+    check(hessian["x"]["x"], hessian_of_loss_by_x())
+    assert hessian["x"]["w"].shape == (3, 2, 3)
+    check(hessian["w"]["x"], np.moveaxis(hessian["x"]["w"], 0, -1))
+    column = g.function("loss").hvp({"w": np.eye(2, 3)}, wrt=["x"], inputs=FEED)["x"]
+    check(np.tensordot(hessian["x"]["w"], np.eye(2, 3), 2), column)
+    assert list(g.function("loss").hessian(inputs=FEED)) == ["x", "w", "b"]
+    with pytest.raises(ValueError, match="needs a scalar output"):
+        g.function("h").hessian(inputs=FEED)
+    with pytest.raises(ValueError, match="not mapped again"):
+        g.function("loss").vmap(x=0).hessian(inputs=FEED)
+
+
+def test_what_makes_no_sense_is_said_here(g: gw.Session) -> None:
+    f: Any = g.function("loss")
+    with pytest.raises(TypeError, match="wrt is a list of input names"):
+        f.value_and_grad([g.w], inputs=FEED)
+    with pytest.raises(TypeError, match="wrt is a list of input names"):
+        f.value_and_grad(FEED)
+    for call in (f.jvp, f.hvp):
+        with pytest.raises(TypeError, match="tangents are given by name"):
+            call([1.0, 0.0, 0.0], inputs=FEED)
+    with pytest.raises(ValueError, match="map the function first"):
+        f.value_and_grad(reduce="mean", inputs=FEED)
+    with pytest.raises(ValueError, match="map the function first"):
+        f.hvp({"x": X}, reduce="mean", inputs=FEED)
+    with pytest.raises(TypeError, match=r"inputs\['x'\] is made of real numbers or bools, not of"):
+        f(x="three", w=W, b=B)
+    with pytest.raises(TypeError, match=r"inputs\['x'\].*a handle holds no numbers"):
+        f(x=g.x, w=W, b=B)
+    with pytest.raises(ValueError, match=r"inputs\['w'\].*inhomogeneous"):
+        f(x=X, w=[[1.0], [1.0, 2.0]], b=B)
+    session: Any = g
+    for output in ([g["h"], g["loss"]], 3):
+        with pytest.raises(TypeError, match="several are named"):
+            session.function(output)
+
+
 def test_vmap(g: gw.Session) -> None:
     batch = RNG.normal(size=(4, 3))
     hidden = np.tanh(batch @ W.T + B)
@@ -285,9 +325,11 @@ def test_an_async_session_runs(bridge: Bridge) -> None:
         async with gw.connect_async("http://test", transport=bridge) as client:
             g = await client.session(SPECS)
             h = g.linear(g.w, g.b, g.x)
+            z = g.einsum(h, h, spec="i,i->i")
             with pytest.raises(RuntimeError, match="await the handle"):
-                _ = h + g.x
-            y = ((await h).tanh() ** 2).sum()
+                _ = z + g.x
+            assert (await z).shape == (2,)
+            y = (h.tanh() ** 2).sum()
             f = g.function(y)
             value, gradients = await f.value_and_grad(["b"], **FEED)
             check(value, np.sum(H * H))
@@ -297,6 +339,7 @@ def test_an_async_session_runs(bridge: Bridge) -> None:
             check((await f.jvp({"x": np.zeros(3)}, **FEED)).tangents, 0.0)
             check((await f.hvp({"x": X}, **FEED))["x"], hessian_of_loss_by_x() @ X)
             check((await f.jacobian(["b"], **FEED))["b"], gradients["b"])
+            check((await f.hessian(["x"], **FEED))["x"]["x"], hessian_of_loss_by_x())
             check((await f.vmap(x=0)(x=X[None], w=W, b=B)), [value])
             await g.declare_outputs(loss=y)
             assert list(g.outputs) == ["loss"]

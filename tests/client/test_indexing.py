@@ -61,6 +61,7 @@ def test_what_changes_nothing_needs_no_op() -> None:
         (1.0, TypeError, "not float"),
         ("w", TypeError, "not str"),
         ([0, 1], TypeError, r"see take\(\)"),
+        (np.array([0, 1]), TypeError, "not ndarray"),
         (slice(None, None, 0), ValueError, "zero"),
     ],
 )

@@ -172,3 +172,55 @@ def test_operators_take_no_names(real: gw.Client) -> None:
     g = real.session({"x": (2,)})
     with pytest.raises(TypeError, match="no names"):
         _ = g.x + "x"
+
+
+@pytest.mark.parametrize("op", [operator.lt, operator.le, operator.gt, operator.ge])
+def test_comparisons(real: gw.Client, op: Any) -> None:
+    x = np.array([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])
+    compare(real, op, x, np.array([1.0, 1.0, 0.5]))
+    compare(real, lambda v: op(v, 1), x)
+    compare(real, lambda v: op(np.ones(3), v), x)
+
+
+def test_equality_is_of_handles_not_of_values(real: gw.Client) -> None:
+    g = real.session({"x": (3,), "y": (3,)})
+    same: Any = g["x"]
+    assert g.x == same
+    assert g.x != g.y
+    assert g.x in [g.y, g.x]
+    assert {g.x: 1}[same] == 1
+    for other in (0, 1.5, np.zeros(3)):
+        with pytest.raises(TypeError, match="compares handles, not values"):
+            _ = g.x == other
+    with pytest.raises(TypeError, match=r"an operand of where is False"):
+        g.where(g.x == g.y, g.x, 0)
+    assert g.version == 0
+
+
+def test_a_number_takes_shape_and_dtype_where_all_operands_have_one(real: gw.Client) -> None:
+    x = numbers(2, 3) - 1.0
+    for dtype in ("float32", "float64"):
+        g = real.session({"x": ((2, 3), dtype), "k": ((3,), "int64")})
+        with g.batch():
+            y = g.where(g.x.greater(0), g.x.maximum(0.25), g.minimum(-1, "x"))
+            z = g.add(g.x, np.ones((2, 3)))
+            k = g.k.maximum(1)
+            assert (y.shape, z.shape, k.shape) == ((2, 3), (2, 3), (3,))
+        assert (y.dtype, z.dtype, k.dtype) == (dtype, dtype, "int64")
+        expected = np.where(x > 0, np.maximum(x, 0.25), np.minimum(-1, x))
+        np.testing.assert_allclose(g.function(y)(x=x), expected, rtol=1e-6)
+    with pytest.raises(errors.ShapeMismatch):
+        g.add(g.x, np.ones(3))  # the ops do not broadcast, the operators do
+    with pytest.raises(errors.DtypeMismatch):
+        g.k.maximum(0.5)
+
+
+def test_an_array_takes_the_dtype_of_the_floats_beside_it(real: gw.Client) -> None:
+    g = real.session({"x": (3,)})
+    with g.batch():
+        y = g.linear(np.ones((2, 3)), np.zeros(2), g.x.exp())
+        picked = g.take(y, np.array([1, 0]), axis=0)  # integers are indices here
+    assert (y.dtype, picked.dtype) == ("float32", "float32")
+    assert [node["op"] for node in g.nodes()].count("const") == 3
+    wide = real.session({"x": ((3,), "float64")})
+    assert wide.linear(np.ones((2, 3), np.float32), np.zeros(2), "x").dtype == "float64"

@@ -55,7 +55,7 @@ def test_inputs_are_found_in_three_ways(g: gw.Session) -> None:
         g.arg(1, (3,))
     with pytest.raises(IndexError):
         g.arg(2)
-    with pytest.raises(AttributeError, match="no attribute and no input 'q'"):
+    with pytest.raises(AttributeError, match="no attribute, op or input 'q'"):
         _ = g.q
     with pytest.raises(AttributeError, match="no input 'q'"):
         _ = g.inputs.q
@@ -64,9 +64,29 @@ def test_inputs_are_found_in_three_ways(g: gw.Session) -> None:
 
 
 def test_a_method_keeps_its_name(client: gw.Client) -> None:
-    g = client.session({"sum": (2,)})
+    g = client.session({"sum": (2,), "keys": (2,), "values": (2,), "_w": (2,)})
     assert callable(g.sum)
     assert g.inputs.sum is g["sum"]
+    for name in ("keys", "values", "_w"):
+        assert getattr(g.inputs, name) is g[name] is g.inputs[name]
+    assert dict(zip(g.inputs, g.args, strict=True)) == {name: g[name] for name in g.inputs}
+    assert "values" in g.inputs
+    assert "q" not in g.inputs
+
+
+def test_names_are_completed_and_suggested(client: gw.Client) -> None:
+    g = client.session({"x": (2,), "weights": (2,)})
+    assert {"x", "weights", "linear", "function"} <= set(dir(g))
+    assert "weights" in dir(g.inputs)
+    with pytest.raises(AttributeError) as typo:
+        _ = g.lienar
+    assert (typo.value.name, typo.value.obj) == ("lienar", g)
+    with pytest.raises(KeyError, match="did you mean 'x'"):
+        _ = g["X"]
+    with pytest.raises(KeyError, match="it knows 'x', 'weights'"):
+        _ = g["q"]
+    with pytest.raises(KeyError, match="did you mean 'weights'"):
+        _ = g.inputs["weight"]
 
 
 def test_an_open_session_knows_its_values(script: Script, client: gw.Client) -> None:
@@ -235,11 +255,40 @@ def test_elementwise_shapes_are_known_inside_a_batch(script: Script, g: gw.Sessi
 
 def test_an_unknown_shape_sends_the_batch_early(script: Script, g: gw.Session) -> None:
     with g.batch():
-        y = g.sum(g.x)
+        y = g.einsum(g.x, spec="i->i")
         assert y.shape == (2,), "what the scripted server says"
         assert len(script.appends) == 1
         g.exp(y)
     assert len(script.appends) == 2
+
+
+def test_the_type_of_an_op_is_told_before_the_answer_or_not_at_all(real: gw.Client) -> None:
+    from tests.laws.rows import ROWS
+
+    untold: set[str] = set()
+    for row in ROWS:
+        kinds: Any = ["float64" if d.dtype == "float" else d.dtype for d in row.operands]
+        pairs = zip(row.operands, kinds, strict=True)
+        g = real.session({f"x{k}": (draw.shape, kind) for k, (draw, kind) in enumerate(pairs)})
+        attrs = {n: gw.Literal(v) if isinstance(v, np.ndarray) else v for n, v in row.attrs.items()}
+        with g.batch():
+            y = g._apply(row.op, g.args, attrs)
+            shape, dtype = y._slot.shape, y._slot.dtype
+        assert shape in (y.shape, None), row.id
+        assert dtype in (y.dtype, None), row.id
+        assert dtype is not None or "float64" not in kinds, row.id
+        untold |= {row.op} if shape is None else set()
+    common = {
+        "linear",
+        "conv",
+        "max_pool",
+        "layer_norm",
+        "matmul",
+        "reshape",
+        "reduce_sum",
+        "where",
+    }
+    assert untold.isdisjoint(common), untold
 
 
 def test_batches_nest(script: Script, g: gw.Session) -> None:
@@ -413,7 +462,7 @@ def test_sessions_are_listed_page_by_page(script: Script, client: gw.Client) -> 
 
 def test_reprs_say_what_there_is(g: gw.Session) -> None:
     with g.batch():
-        y = g.sum(g.x, name="y")
+        y = g.einsum(g.x, spec="i->i", name="y")
         assert repr(y) == "<Tensor 2 'y' ?>"
         assert repr(g) == "<Session ses_1 'n': 2 values, 1 to be sent>"
     assert repr(y) == "<Tensor 2 'y' float32[2]>"
@@ -436,7 +485,7 @@ def test_async_ops_are_recorded_and_sent_when_awaited(
 ) -> None:
     async def job() -> None:
         g = await async_client.session({"x": (2,), "w": (2,)})
-        y = ((g.x * 2 + g.w).tanh()).sum(name="y")
+        y = g.einsum((g.x * 2 + g.w).tanh(), spec="i->i", name="y")
         assert not script.appends
         with pytest.raises(RuntimeError, match="await the handle"):
             _ = y.shape

@@ -45,7 +45,7 @@ def test_dtypes_follow_the_graph_where_numpy_calls_it_the_same_kind(
 
 @pytest.mark.parametrize("value", ["x", None, [1j], [object()], np.zeros(2, "M8[s]")])
 def test_what_is_no_tensor(value: Any) -> None:
-    with pytest.raises(TypeError, match="cannot be a tensor"):
+    with pytest.raises(TypeError, match="made of real numbers or bools"):
         as_tensor(value)
 
 
@@ -72,6 +72,10 @@ def test_plain_attributes() -> None:
     assert plain(float("nan")) == "NaN"
     assert plain(-np.inf) == "-Infinity"
     assert plain("text") == "text"
+    assert (plain(np.float32), plain(np.dtype("int64"))) == ("float32", "int64")
+    assert plain(range(2)) == [0, 1]
+    with pytest.raises(TypeError, match="not of type object"):
+        plain([object()])
 
 
 def test_the_spellings_of_an_input() -> None:
@@ -91,3 +95,27 @@ def test_the_spellings_of_an_input() -> None:
         {"name": "d", "shape": [3], "dtype": "float64"},
         {"name": "i", "shape": [4], "dtype": "int64", "differentiable": False},
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "shape", "dtype"),
+    [
+        ((), [], "float32"),
+        ([2, 3], [2, 3], "float32"),
+        ((np.int64(2), 3), [2, 3], "float32"),
+        (((3,), "float64"), [3], "float64"),
+        (((3,), np.float64), [3], "float64"),
+        (([3], np.dtype("int64")), [3], "int64"),
+        (Input((2,), np.bool_), [2], "bool"),
+    ],
+)
+def test_an_input_is_declared_in_many_ways(given: Any, shape: list[int], dtype: str) -> None:
+    assert input_specs({"x": given}) == [{"name": "x", "shape": shape, "dtype": dtype}]
+
+
+@pytest.mark.parametrize("given", [3, (None, 3), (2.5,), np.zeros((2, 3)), "abc", ((3,), None)])
+def test_what_declares_no_input(given: Any) -> None:
+    with pytest.raises(TypeError, match="input 'x' is declared by a shape such as"):
+        input_specs({"x": given})
+    with pytest.raises(TypeError, match="inputs are given by name"):
+        input_specs([("x", given)])  # type: ignore[arg-type] # that is the point

@@ -241,6 +241,38 @@ def test_atan2_in_all_directions() -> None:
         np.testing.assert_allclose([dy, dx], [0.5 / size, -0.5 / size])
 
 
+def test_atan2_at_the_origin_and_at_infinity_differentiates_as_in_pytorch() -> None:
+    for y, x in ((0.0, 0.0), (0.0, -0.0), (-0.0, 0.0)):
+        np.testing.assert_array_equal(gradients("atan2", y, x, ct=3.0), [0, 0])
+        assert tangent("atan2", [y, x], [1.0, 2.0]) == 0
+        np.testing.assert_array_equal(hessian("atan2", y, x), np.zeros((2, 2)))
+    np.testing.assert_array_equal(gradients("atan2", INF, 2.0), [0, NAN])
+    np.testing.assert_array_equal(gradients("atan2", 2.0, -INF), [NAN, 0])
+    np.testing.assert_array_equal(gradients("atan2", INF, INF), [NAN, NAN])
+
+
+def test_the_slope_of_a_logarithm_of_something_tiny() -> None:
+    tiny = np.array([1e-310, 5e-324])  # 1/x is infinite
+    np.testing.assert_array_equal(gradients("log", tiny, ct=tiny)[0], [1, 1])
+    np.testing.assert_array_equal(tangent("log", [tiny], [tiny]), [1, 1])
+    np.testing.assert_array_equal(gradients("log", tiny, ct=0.0)[0], [0, 0])
+
+
+def test_gelu_of_the_largest_number() -> None:
+    top = np.finfo(np.float32).max
+    np.testing.assert_array_equal(value("gelu", np.array([top, -top])), [top, 0])
+
+
+def test_where_over_many_elements_keeps_every_bit() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(300, 200)).astype(np.float32)
+    b = np.asfortranarray(rng.normal(size=a.shape).astype(np.float32))
+    a[::3], a[1::3, ::2], b[::5], b[:, ::7] = NAN, -0.0, INF, -NAN
+    for cond in (a > b, np.asfortranarray(a > b), np.broadcast_to(a[:1] > 0, a.shape)):
+        y = value("where", cond, a, b)
+        assert y.tobytes() == np.where(cond, a, b).tobytes()
+
+
 def test_comparisons_with_nan() -> None:
     a, b = np.array([NAN, 1.0, NAN]), np.array([NAN, NAN, 1.0])
     for op in ("equal", "less", "less_equal", "greater", "greater_equal"):

@@ -28,7 +28,6 @@ REFUSALS: list[tuple[str, tuple[Type, ...], dict[str, Any], str, dict[str, Any]]
         "shape_mismatch",
         {"operand": "indices", "expected": [3, 5], "actual": [4, 5]},
     ),
-    ("take", (f64(*[1] * 32), i64(1, 1)), {"axis": 0}, "shape_mismatch", {"operand": "indices"}),
     (
         "scatter_add",
         (f64(3, 2), i64(4), f64(4, 3)),

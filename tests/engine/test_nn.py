@@ -99,6 +99,8 @@ def test_batchnorm_of_one_cell_is_beta() -> None:
     np.testing.assert_array_equal(dx, np.zeros((3, 1, 1)))
     np.testing.assert_array_equal(dgamma, np.zeros(3))
     np.testing.assert_array_equal(dbeta, np.ones(3))
+    still = value("batchnorm_channel_first", np.full((3, 1, 1), np.inf), gamma, beta, eps=0)
+    np.testing.assert_array_equal(still, beta[:, None, None])
 
 
 def test_batchnorm_has_statistics_of_its_own_per_sample() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gradwire_engine import Entry, Graph, passes, transform
-from gradwire_engine.runtime import interpret, make_plan
+from gradwire_engine import Entry, Graph, Input, passes, transform
+from gradwire_engine.ir import GraphBuilder, type_of
+from gradwire_engine.ops import find
+from gradwire_engine.runtime import execute, interpret, make_plan
 from gradwire_engine.verify import verify
 
 from .support import grow, inputs
@@ -144,8 +147,6 @@ def test_buffers_are_freed_when_no_later_step_reads_them() -> None:
 
 
 def test_the_estimate_bounds_what_numpy_allocates() -> None:
-    import tracemalloc
-
     graph = grow(
         inputs(x=(64, 512), w=(512, 512)),
         Entry("matmul", (0, 1)),
@@ -153,8 +154,6 @@ def test_the_estimate_bounds_what_numpy_allocates() -> None:
         Entry("sum", (3,)),
     )
     plan = make_plan(passes.optimize(transform.vjp(graph, ["x", "w"])))
-    from gradwire_engine.runtime import execute
-
     arguments = [np.ones((64, 512)), np.ones((512, 512)), np.array(1.0)]
     execute(plan, arguments)
     tracemalloc.start()
@@ -163,6 +162,47 @@ def test_the_estimate_bounds_what_numpy_allocates() -> None:
     tracemalloc.stop()
     assert peak <= plan.peak_bytes * 1.25 + 20_000
     assert plan.peak_bytes <= peak * 2
+
+
+ESTIMATED: list[tuple[str, dict[str, Any], list[tuple[int, ...]]]] = [
+    ("max_pool", {"kernel": 3, "stride": 1, "padding": 1}, [(1, 600, 600)]),
+    ("max_pool", {"kernel": 9, "stride": 1}, [(16, 100, 100)]),
+    ("max_pool", {"kernel": 300}, [(1, 600, 600)]),
+    ("max_pool", {"kernel": 2}, [(64, 100, 100)]),
+    ("cumsum", {"axis": 0}, [(300, 1000)]),
+    ("argmax", {"axis": 0}, [(300, 1000)]),
+    ("cast", {"dtype": "int64"}, [(300, 1000)]),
+    ("where", {}, [(300, 1000), (300, 1000)]),
+]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(("op", "attrs", "shapes"), ESTIMATED)
+def test_no_estimate_is_far_too_low(
+    op: str, attrs: dict[str, Any], shapes: list[tuple[int, ...]], backwards: bool
+) -> None:
+    arrays: list[Any] = [
+        np.random.default_rng(k).random(s, np.float32) for k, s in enumerate(shapes)
+    ]
+    if op == "where":
+        arrays.insert(0, arrays[0] > arrays[1])
+    builder = GraphBuilder()
+    values = [builder.input(Input(f"x{i}", type_of(a))) for i, a in enumerate(arrays)]
+    y = builder.apply(find(op).parse(attrs), *values)
+    graph = builder.graph([("y", y)])
+    if backwards:
+        if not y.type.is_float:
+            return
+        wrt = [v.name for v in graph.inputs if v.type.is_float]
+        graph = transform.vjp(graph, wrt)
+        arrays.append(np.ones(y.shape, y.dtype))
+    plan = make_plan(passes.optimize(graph))
+    execute(plan, arrays)
+    tracemalloc.start()
+    execute(plan, arrays)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= plan.peak_bytes * 1.25 + 200_000
 
 
 def test_hashes() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradwire_engine import Type
+from gradwire_engine import Builder, Entry, Input, Type
+from gradwire_engine.ir import type_of
 
 from .calls import check_refusal, evaluate, f64, gradients, i64
+from .support import run
 
 BOOL = Type((3,), "bool")
 
@@ -68,6 +70,19 @@ def test_nan_wins() -> None:
     assert np.isnan(evaluate("reduce_min", x))
     assert evaluate("argmax", x, axis=0) == 1
     assert evaluate("argmin", x, axis=0) == 1
+
+
+@pytest.mark.parametrize("op", ["reduce_max", "reduce_min"])
+def test_the_derivative_of_an_extreme_that_is_nan_is_nan_both_ways(op: str) -> None:
+    x = np.array([[1.0, np.nan, 2.0], [3.0, 3.0, 3.0]])
+    (gradient,) = gradients(op, x, ct=np.array([0.0, 3.0]), axis=1)
+    np.testing.assert_array_equal(gradient, [[np.nan] * 3, [1, 1, 1]])
+    builder = Builder([Input("x", type_of(x))])
+    builder.append([Entry(op, (0,), {"axis": 1}, "y")])
+    moved = run(
+        builder.graph(), {"inputs/x": x, "tangents/x": np.array([[0.0] * 3, [1, 2, 3]])}, mode="jvp"
+    )
+    np.testing.assert_array_equal(moved["tangents/y"], [np.nan, 2])
 
 
 def test_the_first_of_equals_is_the_position() -> None:
@@ -129,6 +144,23 @@ def test_float32_sums_stay_accurate(axis: int | None) -> None:
     np.testing.assert_allclose(y, exact, rtol=3e-7)
     turned = evaluate("reduce_sum", np.asfortranarray(x), axis=axis)
     np.testing.assert_allclose(turned, exact, rtol=3e-7)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((9001, 2), 1), ((9001, 2), 0), ((9001, 3, 4), [0, 1]), ((70, 70, 5), [0, 1]), ((4, 9000), 0)],
+)
+def test_sums_of_short_rows_and_of_few_terms(
+    shape: tuple[int, ...], axis: Any, keepdims: bool, dtype: str
+) -> None:
+    x = np.random.default_rng(0).integers(-99, 99, shape).astype(dtype)
+    y = evaluate("reduce_sum", x, axis=axis, keepdims=keepdims)
+    axes = tuple(np.atleast_1d(axis))
+    np.testing.assert_array_equal(y, x.sum(axis=axes, keepdims=keepdims))
+    top = evaluate("reduce_max", x, axis=axis, keepdims=keepdims)
+    np.testing.assert_array_equal(top, x.max(axis=axes, keepdims=keepdims))
 
 
 def test_float32_running_sums_stay_accurate() -> None:

@@ -57,6 +57,7 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(["serve", "--port", port, "--data-dir", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"gradwire: cannot listen on 127.0.0.1:{port}")
+    assert "--port 0" in error
     assert error.count("\n") == 1
 
 
@@ -89,6 +90,21 @@ def test_a_missing_extra_is_one_sentence(
     imported = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", without_pydantic)
     assert main(["serve"]) == 1
-    assert capsys.readouterr().err == (
-        'gradwire: pydantic is not installed: run pip install "gradwire[service]".\n'
-    )
+    error = capsys.readouterr().err
+    assert error.startswith("gradwire: pydantic is not installed")
+    assert 'pip install "gradwire[service]"' in error
+    assert error.count("\n") == 1
+
+
+def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "serve" in capsys.readouterr().err
+
+
+def test_a_misspelt_variable_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADWIRE_QUEU", "3")
+    (tmp_path / "file").write_text("")
+    assert main(["serve", "--port", "0", "--data-dir", str(tmp_path / "file")]) == 1
+    assert "GRADWIRE_QUEU is set" in capsys.readouterr().err

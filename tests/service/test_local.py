@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
 import threading
 from importlib import metadata
 
@@ -45,16 +48,44 @@ def test_many_threads_may_use_it() -> None:
         assert made == [201] * 80
 
 
+def serving() -> set[threading.Thread]:
+    """The threads of local services; other tests have some of their own."""
+    return {thread for thread in threading.enumerate() if thread.name == "gradwire-local"}
+
+
 def test_closing_ends_its_thread_and_its_service() -> None:
+    before = serving()
     local = LocalTransport(Settings())
     client = httpx.Client(transport=local, base_url="http://local")
     client.get("/healthz")
-    assert any(t.name == "gradwire-local" for t in threading.enumerate())
+    assert len(serving() - before) == 1
     client.close()
     local.close()
-    assert not any(t.name == "gradwire-local" for t in threading.enumerate())
+    assert serving() <= before
     with pytest.raises(httpx.ConnectError, match="closed"):
         httpx.Client(transport=local, base_url="http://local").get("/healthz")
+
+
+def test_forgetting_it_ends_its_thread_too() -> None:
+    before = serving()
+    client = httpx.Client(transport=transport(), base_url="http://local")
+    client.get("/healthz")
+    assert len(serving() - before) == 1
+    del client
+    gc.collect()
+    for thread in serving() - before:
+        thread.join(10)
+    assert serving() <= before
+
+
+def test_a_program_may_end_without_closing_it() -> None:
+    code = (
+        "import gradwire as gw; g = gw.local().session({'x': (2,)}); "
+        "print(g.function(g.x.sum())(x=[1, 2]))"
+    )
+    command = [sys.executable, "-X", "dev", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3.0\n", "")
 
 
 def test_bodies_may_come_in_chunks() -> None:

@@ -81,8 +81,9 @@ def _padded(x: Array, g: Geometry, channels_last: bool = False) -> Array:
 def _windows(x: Array, g: Geometry) -> Array:
     """View [N, groups, I, *kernel, *out] of a padded operand."""
     steps = x.strides[3:]
-    across = (s * d for s, d in zip(steps, g.dilate_w, strict=True))
-    along = (s * d for s, d in zip(steps, g.strides, strict=True))
+    # Along an axis of one place nothing is stepped over, and the step may be beyond any memory.
+    across = (s * d if k > 1 else 0 for s, d, k in zip(steps, g.dilate_w, g.kernel, strict=True))
+    along = (s * d if k > 1 else 0 for s, d, k in zip(steps, g.strides, g.out, strict=True))
     return np.lib.stride_tricks.as_strided(
         x,
         (*x.shape[:3], *g.kernel, *g.out),

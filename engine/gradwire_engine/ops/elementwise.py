@@ -120,10 +120,17 @@ def np_erfc(x: Array) -> Array:
 
 
 exp = unary("exp", np.exp, "e to the power ``x``.", d=lambda y, x: y, graphm="exp")
+# A division, not a product with 1/x, which is infinite already where x is merely tiny.
 log = unary(
-    "log", np.log, "Natural logarithm; -inf at 0, NaN below.", d=lambda y, x: inv(x), graphm="log"
+    "log",
+    np.log,
+    "Natural logarithm; -inf at 0, NaN below.",
+    jvp=lambda dx, y, x: dx / x,
+    graphm="log",
 )
-log1p = unary("log1p", np.log1p, "log(1 + x), accurate near 0.", d=lambda y, x: inv(x + 1.0))
+log1p = unary(
+    "log1p", np.log1p, "log(1 + x), accurate near 0.", jvp=lambda dx, y, x: dx / (x + 1.0)
+)
 expm1 = unary("expm1", np.expm1, "e^x - 1, accurate near 0.", d=lambda y, x: exp(x))
 sqrt = unary(
     "sqrt", np.sqrt, "Square root; NaN below 0.", jvp=lambda dx, y, x: dx / (y * 2.0), graphm="sqrt"
@@ -321,12 +328,16 @@ class Cast(Elementwise, inputs=("x",), linear_in=("x",)):
     def numpy(self, x: Array) -> Array:
         if self.dtype == "int64" and x.dtype.kind == "f":
             # NumPy leaves NaN and overflow to the processor; the spec wants one answer everywhere.
-            inside = (x >= -(2.0**63)) & (x < 2.0**63)
-            return np.where(inside, x, -(2.0**63)).astype(np.int64)
+            whole = np.asarray(x.astype(np.int64))
+            whole[~((x >= -(2.0**63)) & (x < 2.0**63))] = -(2**63)
+            return whole
         return x.astype(self.dtype)
 
     def transpose_x(self, ct: Value, x: Type) -> Value:
         return Cast(x.dtype)(ct)
+
+    def workspace(self, x: Type) -> int:
+        return 2 * x.size if self.dtype == "int64" and x.is_float else 0
 
 
 # -- two operands ----------------------------------------------------------------------------------
@@ -457,7 +468,7 @@ def _power_rule(da: Value, a: Value, b: float) -> Value:
 
 
 class Atan2(Elementwise, inputs=("y", "x")):
-    """The angle of the point (x, y), in -pi to pi."""
+    """The angle of the point (x, y), in -pi to pi; derivative 0 at the origin."""
 
     def typing(self, y: Type, x: Type) -> Type:
         checks.floats(self, y=y, x=x)
@@ -475,10 +486,16 @@ class Atan2(Elementwise, inputs=("y", "x")):
 
 
 def _over_square_norm(numerator: Value, y: Value, x: Value) -> Value:
-    """The numerator over x^2 + y^2; max(|x|, |y|) is divided out, so that no square overflows."""
-    unit = detach(maximum(abs_(x), abs_(y)))
-    ys, xs = y / unit, x / unit
-    return numerator / unit / (xs * xs + ys * ys) / unit
+    """The numerator over x^2 + y^2, and 0 at the origin.
+
+    max(|x|, |y|) is divided out, so that no square overflows; not where it is infinite, since the
+    quotient of infinities is NaN.
+    """
+    longest = detach(maximum(abs_(x), abs_(y)))
+    origin = equal(longest, zeros_like(longest))
+    unit = select(is_finite(longest) & logical_not(origin), longest, 1.0)
+    ys, xs = y / unit, select(origin, ones_like(x), x / unit)
+    return select(origin, zeros_like(x), numerator / unit / (xs * xs + ys * ys) / unit)
 
 
 def _extremum(name: str, function: Any, loses: Callable[[Value, Value], Value], alias: str) -> Op:

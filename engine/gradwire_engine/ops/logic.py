@@ -16,6 +16,9 @@ from .base import Array, Op
 from .shape import BroadcastTo
 from .sources import constant, zeros_like
 
+MANY = 1 << 15
+"""From so many elements on, more passes without a branch beat one pass with a branch."""
+
 
 class Elementwise(Op):
     """Base of ops that act on each position alone."""
@@ -108,7 +111,19 @@ class Where(
         return a
 
     def numpy(self, cond: Array, a: Array, b: Array) -> Array:
-        return np.where(cond, a, b)
+        if a.itemsize != 4 or a.size < MANY:
+            return np.where(cond, a, b)
+        # By bits, without a branch an element: several times as fast where cond is unpredictable.
+        mask = np.negative(cond.view(np.int8), dtype=np.int32)
+        other = b.view(np.int32)
+        chosen = np.bitwise_xor(a.view(np.int32), other)
+        chosen &= mask
+        chosen ^= other
+        result: Array = chosen.view(a.dtype)
+        return result
+
+    def workspace(self, cond: Type, a: Type, b: Type) -> int:
+        return a.nbytes if a.dtype == "float32" and a.size >= MANY else 0
 
     def transpose_a(self, ct: Value, cond: Value, a: Type, b: Type) -> Value:
         return select(cond, ct, 0.0)

@@ -87,7 +87,7 @@ class Gelu(Activation, inputs=("x",)):
 
     def expand(self, x: Value) -> Value:
         if not self.approximate:
-            return Scale(0.5)(x * erfc(Scale(-math.sqrt(0.5))(x)))
+            return Scale(0.5)(x) * erfc(Scale(-math.sqrt(0.5))(x))
         # (1 + tanh u) / 2 = sigmoid(2u), which does not cancel where tanh u is close to -1.
         twice = x * (Scale(0.044715)(square(x)) + 1.0)
         return x * sigmoid(Scale(2 * math.sqrt(2 / math.pi))(twice))
@@ -218,6 +218,8 @@ class BatchnormChannelFirst(
         if 0 in x.shape[1:]:
             return x
         scale, shift = (BroadcastTo(x.shape, (0,))(v) for v in (gamma, beta))
+        if x.shape[1:] == (1, 1):  # exactly, whatever x and eps are
+            return shift
         return _standardize(x, (1, 2), self.eps) * scale + shift
 
 

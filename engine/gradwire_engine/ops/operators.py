@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .. import ir
 from ..ir import Value
 from .base import _REGISTRY
@@ -40,8 +38,20 @@ def align(a: Value, b: Value) -> tuple[Value, Value]:
     """Both operands broadcast to their common shape."""
     if a.shape == b.shape:
         return a, b
-    shape = np.broadcast_shapes(a.shape, b.shape)
+    shape = common_shape(a.shape, b.shape)
     return _to(a, shape), _to(b, shape)
+
+
+def common_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """What two shapes broadcast to; of any sizes, as NumPy's own function is not."""
+    rank = max(len(a), len(b))
+    pairs = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
+    found = []
+    for m, n in pairs:
+        if m != n and 1 not in (m, n):
+            raise ValueError(f"{a} and {b} do not broadcast")
+        found.append(n if m == 1 else m)
+    return tuple(found)
 
 
 def _to(x: Value, shape: tuple[int, ...]) -> Value:

@@ -57,16 +57,19 @@ class PrimitiveReduction(Reduction):
         return type(self)(axes, self.keepdims)(x)
 
 
-FEW_PLANES, WIDE_PLANE = 64, 1024
+FEW_PLANES, VERY_FEW_PLANES, WIDE_PLANE = 64, 4, 1024
+LONG_ROW, LONG_COLUMN = 64, 4096
 
 
 def np_planes(ufunc: np.ufunc, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array | None:
-    """A reduction of few terms of a scattered view, plane by plane; None: leave it to NumPy.
+    """A reduction of few terms, plane by plane; None: leave it to NumPy.
 
-    The windows of a pool are such a view, and NumPy's own loop over them is twenty times slower.
+    NumPy's own loop over a scattered view, such as the windows of a pool, is twenty times slower;
+    over rows of two or three numbers still five times.
     """
     count = math.prod(x.shape[a] for a in axes)
-    if x.flags.c_contiguous or not 2 <= count <= FEW_PLANES or x.size < count * WIDE_PLANE:
+    most = VERY_FEW_PLANES if x.flags.c_contiguous else FEW_PLANES
+    if not 2 <= count <= most or x.size < count * WIDE_PLANE:
         return None
     total: Array | None = None
     for place in np.ndindex(*(x.shape[a] for a in axes)):
@@ -89,11 +92,34 @@ def np_sum(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
     if planes is not None:
         return planes
     count = math.prod(x.shape[a] for a in axes)
+    if x.flags.c_contiguous and axes == tuple(range(len(axes))) and x.ndim > len(axes):
+        short = _short_rows(x, count)
+        if short is not None:
+            result = short.astype(x.dtype, copy=False).reshape(x.shape[len(axes) :])
+            return np.expand_dims(result, axes) if keepdims else result
     innermost = bool(axes) and axes == tuple(range(x.ndim - len(axes), x.ndim))
     if x.dtype == np.float32 and count > 256 and not (innermost and x.flags.c_contiguous):
         wide = x.sum(axis=axes, dtype=np.float64, keepdims=keepdims)
         return np.asarray(wide, dtype=np.float32)
     return np.asarray(x.sum(axis=axes, keepdims=keepdims), dtype=x.dtype)
+
+
+def _short_rows(x: Array, count: int) -> Array | None:
+    """The sum of many short rows, over the leading axes; None: leave it to NumPy.
+
+    NumPy adds row by row, which is slow where a row is short. So several are taken as one.
+    """
+    width = x.size // max(count, 1)
+    if not 0 < width < LONG_ROW or count < LONG_COLUMN:
+        return None
+    wide = np.float64 if x.dtype == np.float32 else x.dtype
+    rows = x.reshape(count, width)
+    group = 8 * LONG_ROW // width
+    cut = count - count % group
+    grouped = rows[:cut].reshape(cut // group, group * width).sum(axis=0, dtype=wide)
+    result: Array = grouped.reshape(group, width).sum(axis=0)
+    result += rows[cut:].sum(axis=0, dtype=wide)
+    return result
 
 
 class ReduceSum(PrimitiveReduction, inputs=("x",), linear_in=("x",), graphm="reduceSum"):
@@ -146,12 +172,16 @@ class Extreme(PrimitiveReduction):
         return result
 
     def jvp_x(self, dx: Value, y: Value, x: Value) -> Value:
-        from .elementwise import Cast
-        from .logic import equal, select
+        from .elementwise import Cast, detach
+        from .logic import equal, not_equal, select
 
-        winners = equal(x, self.restore(y, x.type))
+        y = detach(y)
+        best = self.restore(y, x.type)
+        winners = equal(x, best)
         total = ReduceSum(self.axis, self.keepdims)
-        return total(select(winners, dx, 0.0)) / total(Cast(x.dtype)(winners))
+        # Where the extreme is NaN nobody wins: the derivative is NaN for all, to both sides alike.
+        count = select(not_equal(y, y), y, total(Cast(x.dtype)(winners)))
+        return total(select(winners | not_equal(best, best), dx, 0.0)) / count
 
 
 class ReduceMax(Extreme, inputs=("x",)):
@@ -248,7 +278,8 @@ class Cumsum(Op, inputs=("x",), linear_in=("x",)):
         return Cumsum(self.axis % (x.rank - 1) + 1, self.reverse)(x)
 
     def workspace(self, x: Type) -> int:
-        return 8 * x.size if x.dtype == "float32" else 0
+        # NumPy casts the operand, then adds up the copy.
+        return 12 * x.size if x.dtype == "float32" else 0
 
 
 class Position(Op):
@@ -266,6 +297,10 @@ class Position(Op):
 
     def vmap(self, size: int, mapped: tuple[bool, ...], x: Value) -> Value:
         return type(self)(self.axis % (x.rank - 1) + 1)(x)
+
+    def workspace(self, x: Type) -> int:
+        # NumPy moves the axis to the end first, in a copy.
+        return x.nbytes if self.axis % x.rank != x.rank - 1 else 0
 
 
 class Argmax(Position, inputs=("x",), nondiff=("x",)):

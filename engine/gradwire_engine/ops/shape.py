@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..ir import MAX_RANK, Type, Value
+from ..ir import Type, Value
 from . import checks
 from .attributes import (
     Axis,
@@ -348,10 +348,3 @@ class Concat(Op, inputs=("*xs",), linear_in=("xs",), jointly=True):
         operands = spread(size, mapped, *xs)
         axis = checks.axis(self, "axis", self.axis, operands[0].rank - 1)
         return Concat(axis + 1)(*operands)
-
-
-def check_rank_limit(op: Op, operand: str, x: Type, rank: int) -> None:
-    """The result of an op that adds axes has at most `MAX_RANK` of them."""
-    if rank > MAX_RANK:
-        reason = f"the result would have {rank} axes; at most {MAX_RANK} are allowed"
-        raise op.mismatch(operand, f"fewer than {x.rank} axes", x, reason)

@@ -18,7 +18,7 @@ from . import checks
 from .attributes import Array as ArrayField
 from .attributes import Axis, FloatDtype, Literal, Naturals, NumericDtype, Seed
 from .base import Array, Composite, Op
-from .shape import BroadcastTo, check_rank_limit
+from .shape import BroadcastTo
 
 
 class Const(Op, inputs=(), graphm="const"):
@@ -36,7 +36,8 @@ class Const(Op, inputs=(), graphm="const"):
 
 def literal(builder: GraphBuilder, array: Any, dtype: str | None = None) -> Value:
     """Append a constant array."""
-    return builder.apply(Const(Literal(np.asarray(array, dtype=dtype))))
+    with np.errstate(over="ignore"):  # beyond float32 lies its infinity
+        return builder.apply(Const(Literal(np.asarray(array, dtype=dtype))))
 
 
 def constant(like: Value | Type, number: float, builder: GraphBuilder | None = None) -> Value:
@@ -90,6 +91,8 @@ class Iota(Op, inputs=()):
         return Type(self.shape, self.dtype)
 
     def numpy(self) -> Array:
+        if 0 in self.shape:  # the counted axis may be longer than memory all the same
+            return np.zeros(self.shape, self.dtype)
         axis = self.axis % len(self.shape)
         spaced = tuple(size if a == axis else 1 for a, size in enumerate(self.shape))
         count = np.arange(self.shape[axis], dtype=self.dtype)
@@ -117,7 +120,6 @@ class Random(Op):
         if self.seed is not None:
             raise self.invalid("seed", "the seed is given as operand too")
         checks.dtypes(self, ("int64",), seed=seed)
-        check_rank_limit(self, "seed", seed, seed.rank + len(self.shape))
         return (*seed.shape, *self.shape)
 
 

@@ -15,8 +15,15 @@ from . import checks
 from .attributes import NaturalOrNaturals, Naturals, PositiveOrPositives
 from .base import Array, Op
 from .logic import spread
-from .shape import check_rank_limit
-from .window_numpy import Grid, overlap_add, pick, unpick, windows
+from .window_numpy import (
+    Grid,
+    overlap_add,
+    pick,
+    picking_scratch,
+    unpick,
+    unpicking_scratch,
+    windows,
+)
 
 IntOrInts = int | Sequence[int]
 
@@ -104,7 +111,6 @@ class Unfold(Windowed, inputs=("x",), linear_in=("x",)):
 
     def typing(self, x: Type) -> Type:
         grid = self.over("x", x)
-        check_rank_limit(self, "x", x, x.rank + grid.rank)
         return x.with_shape((*x.shape[: x.rank - grid.rank], *grid.kernel, *grid.out))
 
     def numpy(self, x: Array) -> Array:
@@ -205,7 +211,7 @@ class WindowPick(Windowed, inputs=("by", "v"), linear_in=("v",), nondiff=("by",)
         return pick(by, v, self.grid(by.shape[by.ndim - self.spatial(by.ndim) :]))
 
     def workspace(self, by: Type, v: Type) -> int:
-        return by.nbytes + self.typing(by, v).nbytes
+        return picking_scratch(self.over("by", by), by.shape, by.nbytes)
 
     def transpose_v(self, ct: Value, by: Value, v: Type) -> Value:
         return WindowUnpick(*self.fixed(self.spatial(v.rank)))(by, ct)
@@ -235,7 +241,7 @@ class WindowUnpick(Windowed, inputs=("by", "ct"), linear_in=("ct",), nondiff=("b
         return unpick(by, ct, self.grid(by.shape[by.ndim - self.spatial(by.ndim) :]))
 
     def workspace(self, by: Type, ct: Type) -> int:
-        return by.nbytes + 2 * ct.nbytes
+        return unpicking_scratch(self.over("by", by), by.shape, by.nbytes)
 
     def transpose_ct(self, ct: Value, by: Value, ct_type: Type) -> Value:
         return WindowPick(*self.fixed(self.spatial(by.rank)))(by, ct)

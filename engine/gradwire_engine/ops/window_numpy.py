@@ -8,7 +8,7 @@ real cell.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -124,7 +124,8 @@ def windows(x: Array, grid: Grid) -> Array:
         (
             *x.strides[: len(lead)],
             *steps,
-            *(s * t for s, t in zip(steps, grid.stride, strict=True)),
+            # To a single place nothing is stepped, and the step may be beyond any memory.
+            *(s * t if n > 1 else 0 for s, t, n in zip(steps, grid.stride, grid.out, strict=True)),
         ),
         writeable=False,
     )
@@ -220,14 +221,55 @@ def _in_blocks(
     """`function` over blocks of the leading axes; `size` is that of the result's other axes."""
     lead = by.shape[: by.ndim - grid.rank]
     rows = math.prod(lead)
-    y = np.empty((rows, *size), dtype=v.dtype)
     by = by.reshape(rows, *by.shape[len(lead) :])
     v = v.reshape(rows, *v.shape[len(lead) :])
-    step = max(1, CACHE_BYTES // max(1, math.prod(grid.size) * by.itemsize))
+    step = _block_rows(grid, by.itemsize)
+    if step >= rows:
+        return function(by, v, grid).reshape(*lead, *size)
+    y = np.empty((rows, *size), dtype=v.dtype)
     for first in range(0, rows, step):
         block = slice(first, first + step)
         y[block] = function(by[block], v[block], grid)
     return y.reshape(*lead, *size)
+
+
+def _block_rows(grid: Grid, itemsize: int) -> int:
+    return max(1, CACHE_BYTES // max(1, math.prod(grid.size) * itemsize))
+
+
+def picking_scratch(grid: Grid, shape: Sequence[int], nbytes: int) -> int:
+    """Bytes that `pick` holds beside operands and result, about; `shape` is that of `by`."""
+    return _scratch(grid, shape, nbytes, keeps=False)
+
+
+def unpicking_scratch(grid: Grid, shape: Sequence[int], nbytes: int) -> int:
+    """Bytes that `unpick` holds beside operands and result, about; `shape` is that of `by`."""
+    return _scratch(grid, shape, nbytes, keeps=True)
+
+
+def _scratch(grid: Grid, shape: Sequence[int], nbytes: int, *, keeps: bool) -> int:
+    """For one block: what each axis works on, and, if it `keeps` them, the maxima of all axes."""
+    rows = math.prod(shape[: len(shape) - grid.rank])
+    if nbytes == 0:
+        return 0
+    item = nbytes // math.prod(shape)
+    count = min(rows, _block_rows(grid, item))
+    # After `axis` and those behind it are reduced, so many cells are left.
+    left = [math.prod((*grid.size[:a], *grid.out[a:])) for a in range(grid.rank + 1)]
+    most = 0
+    for axis in range(grid.rank):
+        cells, places = left[axis + 1], left[axis]
+        handled, ordered = places, 0
+        if grid.few_places(axis):
+            handled = cells // grid.size[axis] * min(grid.kernel[axis], grid.size[axis])
+            ordered = handled
+        carried = cells if axis < grid.rank - 1 and not keeps else 0
+        held = 2 * carried + cells * keeps + 2 * places + 2 * handled + ordered
+        most = max(most, held * item + 3 * handled)
+    kept = sum(left[1:-1]) * item if keeps else 0
+    result = left[-1] if keeps else left[0]
+    whole = 0 if count < rows else result * item  # then a block's result is the result
+    return count * max(most + kept - whole, 0)
 
 
 def _pick(by: Array, v: Array, grid: Grid) -> Array:

@@ -79,5 +79,9 @@ def make_plan(graph: Graph) -> Plan:
         for dead in dies_at.get(k, ()):
             if graph.nodes[dead - m].op.name != "const":
                 live -= graph.type_of(dead).nbytes
-    copied = sum(graph.type_of(id).nbytes for id in outputs if base[id] != id or id < m)
+    copied = 0  # views, inputs and repeats become outputs with memory of their own in the end
+    for _, id in graph.outputs:
+        if base[id] != id or id < m or id not in outputs:
+            copied += graph.type_of(id).nbytes
+        outputs.discard(id)
     return Plan(graph, tuple(steps), peak + copied + PEAK_SLACK)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import errors
-from ..ir import Graph, GraphBuilder, Input, Origin, Type, Value
+from ..ir import Graph, GraphBuilder, Input, Type, Value
 from ..ops.base import Op
 from ..ops.sources import constant
 from .lower import lower
@@ -78,7 +78,7 @@ def push(graph: Graph, tangent_names: Sequence[tuple[str, str]]) -> Pushed:
         if not node.type.is_float:
             continue
         if node.origin is not None:
-            builder.origin = Origin(node.origin.node, "tangent", node.origin.op)
+            builder.origin = node.origin.serving("tangent")
         dy = _push_node(node.op, y, operands, tuple(tangents.get(i) for i in node.inputs))
         if dy is not None:
             tangents[k] = dy
@@ -140,6 +140,14 @@ def jvp(graph: Graph, wrt: Sequence[str]) -> Graph:
     for name, id in float_outputs(lowered):
         dy = pushed.tangents.get(id)
         if dy is None:
-            dy = constant(lowered.type_of(id), 0.0, pushed.builder)
+            dy = zero_tangent(pushed, lowered, id)
         outputs.append((fresh_out("tangent", name), dy))
     return pushed.builder.graph(outputs)
+
+
+def zero_tangent(pushed: Pushed, lowered: Graph, id: int) -> Value:
+    """The tangent of a value that depends on no input with one, as a node."""
+    origin = lowered.origin_of(id)
+    pushed.builder.origin = None if origin is None else origin.serving("tangent")
+    pushed.builder.source = None
+    return constant(lowered.type_of(id), 0.0, pushed.builder)

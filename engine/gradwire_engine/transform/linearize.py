@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir import Graph, GraphBuilder, Input, Value
-from ..ops.sources import constant
-from .jvp import float_outputs, preflight, push
+from ..ir import Graph, GraphBuilder, Input, Origin, Value
+from .jvp import float_outputs, preflight, push, zero_tangent
 from .lower import lower
 from .names import output_names, value_names
 
@@ -21,11 +20,13 @@ class Linearization:
         tangent: From the residuals and ``tangent.<input>`` to ``tangent.<output>``; the residual
             inputs come first.
         residual_names: Names of the residual inputs of `tangent`.
+        residual_origins: Which value of the original graph each residual is.
     """
 
     residual: Graph
     tangent: Graph
     residual_names: tuple[str, ...]
+    residual_origins: tuple[Origin | None, ...]
 
 
 def linearize(graph: Graph, wrt: Sequence[str]) -> Linearization:
@@ -47,8 +48,7 @@ def linearize(graph: Graph, wrt: Sequence[str]) -> Linearization:
     for name, id in float_outputs(lowered):
         dy = pushed.tangents.get(id)
         if dy is None:
-            pushed.builder.origin = None
-            dy = constant(lowered.type_of(id), 0.0, pushed.builder)
+            dy = zero_tangent(pushed, lowered, id)
         outputs.append((fresh_out("tangent", name), dy.id))
     whole = pushed.builder.graph(outputs)
     tangent_ids = range(len(lowered.inputs), len(whole.inputs))
@@ -71,7 +71,7 @@ def linearize(graph: Graph, wrt: Sequence[str]) -> Linearization:
             inputs = tuple(env[i].id for i in node.inputs)
             env[k] = builder.push(node.op, inputs, node.type, None)
     tangent = builder.graph([(name, env[id]) for name, id in outputs])
-    return Linearization(residual, tangent, names)
+    return Linearization(residual, tangent, names, tuple(whole.origin_of(id) for id in needed))
 
 
 def _residual_ids(whole: Graph, moving: Sequence[bool], live: Sequence[bool]) -> list[int]:

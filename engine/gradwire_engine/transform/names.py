@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from ..ir import Graph
 
-MAX_DERIVED = 1000
-
 
 class Fresh:
     """Hands out names that are not taken: ``cotangent.y``, else ``cotangent2.y``, and so on."""

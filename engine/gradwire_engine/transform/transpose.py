@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..ir import Graph, GraphBuilder, Input, Node, Origin, Type, Value, import_nodes
-from ..ops.sources import constant
+from ..ir import Graph, GraphBuilder, Input, Node, Type, Value, import_nodes
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Pulled:
 
     builder: GraphBuilder
     values: dict[int, Value]
-    cotangents: list[Value]
+    cotangents: list[Value | None]
 
 
 def transpose(
@@ -36,7 +35,8 @@ def transpose(
         keep: Values that are wanted in the result too; they depend on no linear input.
 
     Returns:
-        The builder; new values for the copied ids; one cotangent for each of `linear`, in order.
+        The builder; new values for the copied ids; one cotangent for each of `linear`, in order,
+        None where no seed reaches it.
     """
     linear_ids = [_id(graph, name) for name in linear]
     tangent = graph.dependents(linear_ids)
@@ -62,11 +62,7 @@ def transpose(
         if ct_k is not None:
             _pull_node(builder, graph, graph.nodes[k - m], ct_k, tangent, values, accumulated)
     builder.origin = builder.source = None
-    results = []
-    for id in linear_ids:
-        ct_in = accumulated.get(id)
-        results.append(constant(graph.type_of(id), 0.0, builder) if ct_in is None else ct_in)
-    return Pulled(builder, values, results)
+    return Pulled(builder, values, [accumulated.get(id) for id in linear_ids])
 
 
 def _id(graph: Graph, name: str) -> int:
@@ -104,7 +100,7 @@ def _pull_node(
     op = node.op
     builder.source = node.source
     if node.origin is not None:
-        builder.origin = Origin(node.origin.node, "cotangent", node.origin.op)
+        builder.origin = node.origin.serving("cotangent")
     names = [op.base_operand(i) for i in range(len(node.inputs))]
     arguments: list[Value | Type] = []
     for id, name in zip(node.inputs, names, strict=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ir import Graph, Value
+from ..ir import Graph, GraphBuilder, Origin, Value
+from ..ops.sources import constant
 from .jvp import float_outputs, push
 from .lower import lower
 from .names import output_names, value_names
@@ -44,5 +45,14 @@ def vjp(graph: Graph, wrt: Sequence[str], seeds: Sequence[str] | None = None) ->
         (name, pulled.values[id]) for (name, _), id in zip(lowered.outputs, primal_ids, strict=True)
     ]
     for name, ct in zip(wrt, pulled.cotangents, strict=True):
+        if ct is None:
+            ct = _zero_gradient(pulled.builder, graph, name)
         outputs.append((fresh_out("gradient", name), ct))
     return pulled.builder.graph(outputs)
+
+
+def _zero_gradient(builder: GraphBuilder, graph: Graph, name: str) -> Value:
+    """The exact zero of an input that no cotangent reaches."""
+    id = graph.names[name]
+    builder.origin = Origin(id, "cotangent", "input")
+    return constant(graph.type_of(id), 0.0, builder)

@@ -49,6 +49,7 @@ def vmap(graph: Graph, size: int, in_axes: Mapping[str, int]) -> Graph:
     for i in range(len(lowered.inputs)):
         env[i] = builder.value(i)
         if axes.get(i, 0) != 0:
+            builder.origin = lowered.origin_of(i)
             rest = [a for a in range(env[i].rank) if a != axes[i]]
             env[i] = Transpose((axes[i], *rest))(env[i])
     for k, node in enumerate(lowered.nodes, start=len(lowered.inputs)):
@@ -61,11 +62,12 @@ def vmap(graph: Graph, size: int, in_axes: Mapping[str, int]) -> Graph:
         else:
             env[k] = builder.push(node.op, tuple(v.id for v in operands), node.type, None)
         _carry_name(builder, env[k], node.name)
-    builder.origin = builder.source = None
+    builder.source = None
     outputs: list[tuple[str, Value | int]] = []
     for name, id in lowered.outputs:
         y = env[id]
         if id not in mapped:
+            builder.origin = lowered.origin_of(id)
             y = BroadcastTo((size, *y.shape), tuple(range(1, y.rank + 1)))(y)
         outputs.append((name, y))
     return builder.graph(outputs)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from gradwire_engine import Builder, Graph
+from gradwire_engine.errors import InvalidOption, InvalidShape
 
 from ..dispatch import resource
 from ..http import Call, Reply, Stopwatch
@@ -42,17 +45,29 @@ def execute(call: Call) -> Reply:
 
 def run(call: Call, graph: Graph, wanted: RunRequest, watch: Stopwatch) -> Reply:
     """Run a graph and answer with its results."""
-    prepared = call.service.engine.prepare(graph, wanted.spec)
+    with _paths_under(wanted.tensors.prefix):
+        prepared = call.service.engine.prepare(graph, wanted.spec)
     tensors = wanted.tensors.decode(
         {path: (e.dtype, e.shape) for path, e in prepared.expects.items()}
     )
     watch.lap("decode")
-    result = prepared.execute(tensors)
+    with _paths_under(wanted.tensors.prefix):
+        result = prepared.execute(tensors)
     watch.note("compile", result.compile_ms)
     watch.note("execute", result.execute_ms)
     headers = {"Gradwire-Tier": result.tier, "Cache-Control": "no-store"}
     groups = _RESULTS[wanted.spec.mode]
     return call.results(result.results, groups, wanted.tensors.base64, headers, watch)
+
+
+@contextmanager
+def _paths_under(prefix: str) -> Iterator[None]:
+    """Options are told by their path in the body, where a run may be a part of it."""
+    try:
+        yield
+    except (InvalidOption, InvalidShape) as error:
+        error.path = prefix + error.path
+        raise
 
 
 ROUTES = (
