@@ -16,7 +16,7 @@ from . import errors
 from .ir import DTYPES, Graph, Input, Node, Origin, Type, check_shape
 from .limits import check_bytes, check_rank
 from .ops import find
-from .ops.base import Op, errors_close
+from .ops.base import Op, close_names
 
 MAX_NAME = 200
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./:\-]*")
@@ -146,7 +146,7 @@ class Builder:
             found = self._names.get(ref)
             if found is None:
                 raise errors.UnknownName(
-                    name=ref, suggestions=errors_close(ref, self._names), op=op, operand=operand
+                    name=ref, suggestions=close_names(ref, self._names), op=op, operand=operand
                 )
             return found
         id = ref.id if isinstance(ref, Handle) else ref

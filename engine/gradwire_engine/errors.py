@@ -73,11 +73,19 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
+class _Listed(list[Any]):
+    """A list that a template shows as ``[n, 4]``: names in it are sizes, not strings."""
+
+    def __format__(self, spec: str) -> str:
+        return f"[{', '.join(map(str, self))}]"
+
+
 class _Facts(dict[str, Any]):
     """Template arguments; a fact that is absent prints as nothing rather than failing."""
 
-    def __missing__(self, key: str) -> str:
-        return ""
+    def __getitem__(self, key: str) -> Any:
+        value = self.get(key, "")
+        return _Listed(value) if isinstance(value, list) else value
 
 
 def _rebuild(cls: type[EngineError], facts: dict[str, Any]) -> EngineError:
@@ -422,6 +430,14 @@ class InputShapeMismatch(RunError, template="input {input!r} should be {expected
     input: str
     expected: Any
     actual: Any
+
+    def sentence(self) -> str:
+        base = super().sentence()
+        if len(self.actual) == len(self.expected) + 1 and self.actual[1:] == self.expected:
+            return (
+                f"{base} To run many samples at once, map the axis: inputs/{self.input} in in_axes."
+            )
+        return base
 
 
 class InputDtypeMismatch(RunError, template="input {input!r} should be {expected}, got {actual}."):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from . import errors
 from .builder import Handle, Ref
 from .ir import Graph, Input
-from .ops.base import errors_close
+from .ops.base import close_names
 
 _ID = re.compile(r"-?[0-9]{1,30}")
 
@@ -32,7 +32,7 @@ def resolve(graph: Graph, ref: Ref) -> int:
         found = declared.get(ref, graph.names.get(ref))
         if found is None:
             known = [*declared, *graph.names]
-            raise errors.UnknownName(name=ref, suggestions=errors_close(ref, known))
+            raise errors.UnknownName(name=ref, suggestions=close_names(ref, known))
         return found
     id = ref.id if isinstance(ref, Handle) else ref
     if not 0 <= id < graph.size:
@@ -100,7 +100,7 @@ def find_input(graph: Graph, name: str, hidden: frozenset[str] = frozenset()) ->
     id = graph.input_id(name)
     if id is None or name in hidden:
         known = [spec.name for spec in graph.inputs if spec.name not in hidden]
-        raise errors.UnknownInput(input=name, suggestions=errors_close(name, known))
+        raise errors.UnknownInput(input=name, suggestions=close_names(name, known))
     return graph.inputs[id]
 
 

@@ -7,7 +7,6 @@ RFC 9457 and its headers, and is the only place that does.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ import numpy as np
 
 from gradwire.wire.errors import STATUS, WireError, problem
 from gradwire_engine.errors import EngineError, UnknownDtype
+from gradwire_engine.ops.base import close_names
 
 __all__ = [
     "Draining",
@@ -148,7 +148,7 @@ class Internal(ServiceFault, template="an internal fault; it is logged under thi
 
 def close_matches(name: str, known: Iterable[str]) -> list[str]:
     """Up to three names that the caller may have meant."""
-    return difflib.get_close_matches(name[:200], list(known), n=3, cutoff=0.6)
+    return close_names(name[:200], known) or []
 
 
 def problem_of(error: BaseException, request_id: str) -> tuple[int, bytes, dict[str, str]]:

@@ -264,3 +264,8 @@ def test_an_exhausted_memory_is_no_internal_fault() -> None:
     status, body, headers = problem_of(MemoryError(), "id")
     assert (status, headers) == (503, {"Retry-After": "1"})
     assert b"overloaded" in body
+
+
+def test_the_root_leads_to_the_documentation(http: httpx.Client) -> None:
+    answer = http.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")

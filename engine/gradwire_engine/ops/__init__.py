@@ -26,7 +26,7 @@ from . import (
     sources,
     window,
 )
-from .base import _ALIASES, _REGISTRY, Attribute, Composite, Op, Operand, errors_close
+from .base import _ALIASES, _REGISTRY, Attribute, Composite, Op, Operand, close_names
 
 __all__ = [
     "ALIASES",
@@ -73,5 +73,5 @@ def find(name: str) -> type[Op]:
     op = _REGISTRY.get(canonical)
     if op is None:
         known = [*_REGISTRY, *_ALIASES]
-        raise errors.UnknownOp(op=name, suggestions=errors_close(name, known))
+        raise errors.UnknownOp(op=name, suggestions=close_names(name, known))
     return op

@@ -199,7 +199,7 @@ class Op:
                     attribute=name,
                     value=_plain(value),
                     reason=f"it takes {', '.join(cls.attributes) or 'none'}",
-                    suggestions=errors_close(name, cls.attributes),
+                    suggestions=close_names(name, cls.attributes),
                 )
         for name, attribute in cls.attributes.items():
             if attribute.required and given.get(name) is None:
@@ -354,11 +354,13 @@ def _literal_text(value: Literal) -> str:
     return f"{array.dtype.name}{list(array.shape)}:{value.digest[:8]}"
 
 
-def errors_close(name: str, known: Any, count: int = 3) -> list[str] | None:
-    """Names that the caller may have meant, or None."""
+def close_names(name: str, known: Any, count: int = 3) -> list[str] | None:
+    """Names that the caller may have meant, whatever their case, or None."""
     import difflib
 
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.6) or None
+    folded = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), list(folded), n=count, cutoff=0.6)
+    return [folded[match] for match in close] or None
 
 
 def _zeros(like: Value) -> Value:

@@ -62,6 +62,12 @@ def metrics(call: Call) -> Reply:
     return Reply(200, CONTENT_TYPE, [call.service.metrics.text()], headers)
 
 
+def home(call: Call) -> Reply:
+    """`GET /`: somebody opened the address in a browser; show the documentation."""
+    del call
+    return Reply(307, headers={"Location": "/docs"})
+
+
 def openapi(call: Call) -> Reply:
     """`GET /openapi.json`."""
     del call
@@ -84,6 +90,7 @@ def _state(word: str) -> Reply:
 
 
 ROUTES = (
+    resource("/", get=home),
     resource("/v1/limits", get=limits),
     resource("/healthz", get=healthz, vital=True, inline=True),
     resource("/readyz", get=readyz, vital=True),
