@@ -222,7 +222,7 @@ WRONG_TYPES: dict[str, dict[str, list[Any]]] = {
         "outputs": ["y"],
         "outputs/0": [None],
         "in_axes": [[]],
-        "in_axes/inputs/x": ["0", 0.0, None],
+        "in_axes/inputs/x": ["0", 0.0],
         "reduce/outputs/y": [1],
         "nan_policy": [1],
         "deadline_ms": ["1"],
