@@ -136,6 +136,11 @@ class Builder:
         m = len(self.inputs)
         return self.inputs[id].name if id < m else self.nodes[id - m].name
 
+    def source_of(self, id: int) -> str | None:
+        """Who wrote value `id`, if it is a node and its caller said so."""
+        m = len(self.inputs)
+        return None if id < m else self.nodes[id - m].source
+
     def resolve(self, ref: Ref, *, op: str | None = None, operand: str | None = None) -> int:
         """The id that a reference means; `op` and `operand` say for whom, in errors.
 
@@ -159,6 +164,8 @@ class Builder:
                 actual=list(self.type_of(id).shape),
                 op=op,
                 operand=operand,
+                # While an entry is appended, its own source is the one to look at.
+                source=None if op is not None else self.source_of(id),
             )
         return id
 

@@ -183,6 +183,11 @@ class Graph:
         """Equal for graphs that one compiled plan serves: names and kernel arguments left out."""
         return _digest(self, lambda op: op.structure, names=False)
 
+    def source_of(self, id: int) -> str | None:
+        """Who wrote value `id`, if it is a node and its caller said so."""
+        m = len(self.inputs)
+        return None if id < m else self.nodes[id - m].source
+
     def origin_of(self, id: int) -> Origin | None:
         """Where value `id` came from; an input comes from itself."""
         m = len(self.inputs)
@@ -220,14 +225,15 @@ class Graph:
 
 def _digest(graph: Graph, op_text: Any, *, names: bool) -> str:
     text = hashlib.sha256()
+    # Names and sources are the caller's text: quoted, none can pass for the text of something else.
     for spec in graph.inputs:
-        name = spec.name if names else ""
+        name = repr(spec.name) if names else ""
         text.update(f"{name}:{spec.type}:{spec.differentiable};".encode())
     for node in graph.nodes:
-        label = f"{node.name}:{node.source}" if names else ""
+        label = f"{node.name!r}:{node.source!r}" if names else ""
         text.update(f"{label}{op_text(node.op)}{node.inputs}{node.type};".encode())
     for name, id in graph.outputs:
-        text.update(f"{name if names else ''}={id};".encode())
+        text.update(f"{repr(name) if names else ''}={id};".encode())
     return text.hexdigest()
 
 

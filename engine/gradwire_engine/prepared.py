@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -209,10 +209,10 @@ def check_tensors(
             w is None or w == s for w, s in zip(wanted, array.shape, strict=True)
         )
         if array.dtype.name != expected.dtype:
-            raise _mismatch(path, "dtype", expected.dtype, array.dtype.name)
+            raise _mismatch(path, "dtype", expected, expected.dtype, array.dtype.name)
         if not fits:
             shown = ["n" if w is None else w for w in wanted]
-            raise _mismatch(path, "shape", shown, list(array.shape))
+            raise _mismatch(path, "shape", expected, shown, list(array.shape))
         if None in expected.shape:
             size = array.shape[expected.shape.index(None)]
     for path in needed:
@@ -221,12 +221,14 @@ def check_tensors(
     return size
 
 
-def _mismatch(path: str, what: str, expected: Any, actual: Any) -> errors.EngineError:
+def _mismatch(
+    path: str, what: str, wanted: Expected, expected: Any, actual: Any
+) -> errors.EngineError:
     """The error for a tensor that is sound but not of the declared type."""
     head, _, name = path.rpartition("inputs/") if "inputs/" in path else path.partition("/")
     if head == "cotangents":
         cls = {"shape": errors.CotangentShapeMismatch, "dtype": errors.CotangentDtypeMismatch}
-        return cls[what](output=name, expected=expected, actual=actual)
+        return cls[what](output=name, expected=expected, actual=actual, source=wanted.source)
     if head == "tangents":
         kinds = {"shape": errors.TangentShapeMismatch, "dtype": errors.TangentDtypeMismatch}
         return kinds[what](input=name, expected=expected, actual=actual)
@@ -263,9 +265,10 @@ def prepare(
         declared = find_input(graph, name, hidden)
         expects[f"inputs/{name}"] = _expected(declared.type, axes.get(name))
     for key, output in seed_keys:
-        declared_type = graph.type_of(dict(question.graph.outputs)[output])
+        id = dict(question.graph.outputs)[output]
         axis = (question.seed_axes or {}).get(output)
-        expects[f"cotangents/{key}"] = _expected(declared_type, axis)
+        wanted = _expected(graph.type_of(id), axis)
+        expects[f"cotangents/{key}"] = replace(wanted, source=graph.source_of(id))
     for name in spec.tangents:
         axis = (question.tangent_axes or {}).get(name)
         expects[f"tangents/{name}"] = _expected(find_input(graph, name, hidden).type, axis)

@@ -67,7 +67,9 @@ def _seed_keys(graph: Graph, spec: RunSpec, chosen: list[tuple[str, int]]) -> li
     for key in spec.cotangents:
         id = find_value(graph, chosen, key)
         if not graph.type_of(id).is_float:
-            raise errors.NotDifferentiable(output=key, dtype=graph.type_of(id).dtype)
+            raise errors.NotDifferentiable(
+                output=key, dtype=graph.type_of(id).dtype, source=graph.source_of(id)
+            )
         name = next((n for n, i in chosen if i == id), None)
         if key in dict(chosen):
             name = key

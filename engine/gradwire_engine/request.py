@@ -74,10 +74,14 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The type of a tensor that a caller may give; None in the shape: the mapped axis, any size."""
+    """The type of a tensor that a caller may give; None in the shape: the mapped axis, any size.
+
+    `source` is who wrote the node that it belongs to, if it belongs to one and that is known.
+    """
 
     dtype: str
     shape: tuple[int | None, ...]
+    source: str | None = None
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,10 @@ def resolve(graph: Graph, ref: Ref) -> int:
         raise errors.VarOutOfBounds(id=id, ctx_len=graph.size)
     if isinstance(ref, Handle) and graph.type_of(id).shape != ref.shape:
         raise errors.VarShapeMismatch(
-            id=id, expected=list(ref.shape), actual=list(graph.type_of(id).shape)
+            id=id,
+            expected=list(ref.shape),
+            actual=list(graph.type_of(id).shape),
+            source=graph.source_of(id),
         )
     return id
 
@@ -125,7 +128,9 @@ def require_float_output(graph: Graph, outputs: Sequence[tuple[str, int]]) -> No
     """At least one output carries a derivative; raises `NotDifferentiable`."""
     if not any(graph.type_of(id).is_float for _, id in outputs):
         name, id = outputs[0]
-        raise errors.NotDifferentiable(output=name, dtype=graph.type_of(id).dtype)
+        raise errors.NotDifferentiable(
+            output=name, dtype=graph.type_of(id).dtype, source=graph.source_of(id)
+        )
 
 
 def check_axis(path: str, axis: int, rank: int) -> int:

@@ -65,7 +65,7 @@ _RUN: Final[Document] = {
     "inputs": _TENSORS,
     "outputs": _REFS,
     "transforms": _array(_ref("Transform")),
-    "in_axes": _map(_INTEGER),
+    "in_axes": _map(_nullable(_INTEGER)),
     "reduce": _map({"enum": list(REDUCTIONS)}),
     "nan_policy": {"enum": list(NAN_POLICIES)},
     "deadline_ms": {"type": "number", "minimum": 0, "maximum": 1e300},
@@ -95,7 +95,9 @@ _PARTS: Final[Document] = {"outputs": _REFS, "wrt": _array(_STRING)}
 _TRANSFORMS: Final = {
     "vjp": _transform("vjp", _PARTS),
     "jvp": _transform("jvp", _PARTS),
-    "vmap": _transform("vmap", {"axis_size": _NATURAL, "in_axes": _map(_INTEGER)}, "axis_size"),
+    "vmap": _transform(
+        "vmap", {"axis_size": _NATURAL, "in_axes": _map(_nullable(_INTEGER))}, "axis_size"
+    ),
     "linearize": _transform("linearize", {"inputs": _TENSORS, **_PARTS}),
 }
 

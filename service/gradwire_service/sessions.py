@@ -255,10 +255,8 @@ class Sessions:
             row = self.find(owner, ref)
             if if_match is not None:
                 if_match.check(row.version)
-            for name in outputs:
-                check_name(name)
             builder = self._builder(row)
-            resolved = {name: builder.resolve(value) for name, value in outputs.items()}
+            resolved = {check_name(name): builder.resolve(ref) for name, ref in outputs.items()}
             try:
                 row = self._store.declare(row, resolved, now(), pinned=if_match is not None)
             except Moved:

@@ -117,6 +117,18 @@ CASES = [
         {"name": "zz"},
     ),
     create("invalid_name", {"name": "a/b", "inputs": []}, name="a/b"),
+    Case(
+        "invalid_name",
+        "POST",
+        "/v1/execute",
+        {
+            "inputs": [{"name": "x", "shape": []}],
+            "nodes": [GOOD],
+            "outputs": {"y z": 1},
+            "run": {"mode": "forward", "inputs": {"x": 1.0}},
+        },
+        {"name": "y z"},
+    ),
     create("invalid_name", {"name": "ses_1", "inputs": []}, name="ses_1"),
     create("invalid_name", {"name": "m.vjp", "inputs": []}, name="m.vjp"),
     create("invalid_name", {"name": "", "inputs": []}, name=""),

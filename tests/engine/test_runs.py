@@ -428,3 +428,44 @@ def test_every_error_has_a_code_of_its_own_and_a_docstring() -> None:
     found = errors.catalogue()
     assert all(cls.__doc__ for cls in found.values())
     assert len({cls.code for cls in found.values()}) == len(found)
+
+
+def test_every_error_about_a_node_says_who_wrote_it() -> None:
+    graph = grow(
+        inputs(x=(3,)),
+        Entry("tanh", (0,), name="y", source="model.py:7"),
+        Entry("argmax", (0,), {"axis": 0}, name="top", source="model.py:8"),
+    )
+    given = {"inputs/x": X}
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"mode": "vjp"}, {"cotangents/y": np.ones(2)}, "model.py:7"),
+        ({"mode": "vjp"}, {"cotangents/y": np.ones(3, np.float32)}, "model.py:7"),
+        ({"mode": "vjp"}, {"cotangents/top": np.array(1)}, "model.py:8"),
+        ({"mode": "jvp", "outputs": ("top",)}, {}, "model.py:8"),
+        ({"outputs": (Handle(1, (4,)),)}, {}, "model.py:7"),
+    ]
+    for options, tensors, source in cases:
+        with pytest.raises(errors.EngineError) as caught:
+            run(graph, {**given, **tensors}, **options)
+        assert caught.value.facts()["source"] == source
+        assert source in str(caught.value)
+
+
+def test_no_text_of_a_caller_passes_for_another_graph() -> None:
+    """Preparations are found by content: sources and names cannot be made to look like nodes."""
+
+    def made(first: str, second: str, source: str, next_source: str) -> Graph:
+        return grow(
+            inputs(x=(3,)),
+            Entry(first, (0,), source=source),
+            Entry(second, (1,), source=next_source),
+        )
+
+    middle = str(Type((3,), "float64"))
+    forged = "a('tanh',)(0,)" + middle + ";None:b"
+    one = made("tanh", "neg", "a", "b('exp',)(0,)" + middle + ";None:c")
+    other = made("exp", "neg", forged, "c")
+    given = {"inputs/x": X}
+    np.testing.assert_array_equal(run(one, given)["outputs/2"], -np.tanh(X))
+    np.testing.assert_array_equal(run(other, given)["outputs/2"], -np.exp(X))
+    assert one.content_hash != other.content_hash

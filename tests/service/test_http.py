@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import threading
 import time
 from collections.abc import MutableMapping
@@ -15,6 +16,7 @@ import pytest
 
 from gradwire.wire import safetensors
 from gradwire.wire.errors import STATUS, WireError
+from gradwire.wire.tensors import decode_tensor
 from gradwire_engine.errors import catalogue
 from gradwire_service.dispatch import Pool, read_body
 from gradwire_service.errors import Overloaded, PayloadTooLarge, from_wire, problem_of
@@ -175,6 +177,25 @@ def test_encoding_takes_arrays_out_of_a_document() -> None:
     tensors, rest = safetensors.unpack(b"".join(chunks), "response")
     assert set(tensors) == {"outputs/y", "nodes/0/attrs/value"}
     assert rest == {"gradients": {}, "nodes": [{"attrs": {}, "inputs": []}]}
+
+
+def test_words_among_numbers_are_encoded_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradwire_service.http._PART", 3)
+    inf, nan = float("inf"), float("nan")
+    floats = np.array([0.1, nan, 2.0, 3.5, -inf, inf, inf, -0.0], np.float32)
+    ints = np.array([1, -(2**63), 2**53 - 1, 2**53, 0], np.int64)
+    for array in (floats, floats[:1], floats[1:2], floats[:0], ints, floats.reshape(2, 4)):
+        _, chunks = encode({"y": array}, "data")
+        data = json.loads(b"".join(chunks))["y"]["data"]
+        assert len(data) == array.size
+        again = decode_tensor({"data": data}, "y", dtype=array.dtype.name, shape=array.shape)
+        np.testing.assert_array_equal(again, array)
+    assert json.loads(b"".join(encode([ints], "data")[1]))[0]["data"] == [
+        *(1, "-9223372036854775808", 2**53 - 1, "9007199254740992", 0)
+    ]
+    assert json.loads(b"".join(encode([floats], "data")[1]))[0]["data"] == [
+        *(0.1, "NaN", 2.0, 3.5, "-Infinity", "Infinity", "Infinity", 0.0)
+    ]
 
 
 # -- bodies ----------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ class TransformDocument(TypedDict, total=False):
     outputs: Sequence[Ref]
     wrt: Sequence[str]
     axis_size: int
-    in_axes: Mapping[str, int]
+    in_axes: Mapping[str, int | None]
     inputs: Mapping[str, TensorDocument]
 
 
@@ -239,7 +239,7 @@ class RunOptions(TypedDict, total=False):
     """What any run may carry."""
 
     transforms: Sequence[TransformDocument]
-    in_axes: Mapping[str, int]
+    in_axes: Mapping[str, int | None]
     reduce: Mapping[str, Literal["sum", "mean"]]
     nan_policy: Literal["propagate", "error"]
     deadline_ms: float

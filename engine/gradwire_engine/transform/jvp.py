@@ -49,7 +49,7 @@ def preflight(graph: Graph) -> None:
     if nodes:
         m = len(graph.inputs)
         ops = sorted({graph.nodes[id - m].op.name for id in nodes})
-        raise errors.JvpUnavailable(ops=ops, nodes=nodes)
+        raise errors.JvpUnavailable(ops=ops, nodes=nodes, source=graph.source_of(nodes[0]))
 
 
 def push(graph: Graph, tangent_names: Sequence[tuple[str, str]]) -> Pushed:

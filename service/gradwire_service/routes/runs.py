@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from gradwire_engine import Builder, Graph
+from gradwire_engine.builder import check_name
 from gradwire_engine.errors import InvalidOption, InvalidShape
 
 from ..dispatch import resource
@@ -39,7 +40,7 @@ def execute(call: Call) -> Reply:
         wanted.inputs, memory_limit=settings.memory_bytes, node_limit=settings.max_nodes
     )
     builder.append(wanted.entries)
-    outputs = {name: builder.resolve(ref) for name, ref in wanted.outputs.items()}
+    outputs = {check_name(name): builder.resolve(ref) for name, ref in wanted.outputs.items()}
     return run(call, builder.graph(outputs or None), wanted.run, watch)
 
 
