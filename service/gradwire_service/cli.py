@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import signal
 import socket
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from .settings import Settings
 
 __all__ = ["main"]
@@ -138,6 +141,18 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
     print(f"Data: {settings.data_path}", flush=True)
 
 
+def worker() -> FastAPI:
+    """The app of a server process, settings from the environment.
+
+    A large JSON body is millions of objects and no cycles: collections at Python's usual threshold
+    would stop every thread while it is read. A process that only serves may collect less often.
+    """
+    from .app import create_app
+
+    gc.set_threshold(100_000, 50, 100)
+    return create_app()
+
+
 def _run(settings: Settings, listener: socket.socket) -> None:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
@@ -146,7 +161,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
         os.environ[f"GRADWIRE_{name.upper()}"] = str(value)
     config = uvicorn.Config(
-        "gradwire_service.app:create_app",
+        "gradwire_service.cli:worker",
         factory=True,
         workers=settings.workers,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
