@@ -69,7 +69,8 @@ __all__ = [
 ]
 
 
-def _snake(name: str) -> str:
+def snake_case(name: str) -> str:
+    """``ShapeMismatch`` as ``shape_mismatch``; a digit begins no word."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
@@ -109,7 +110,7 @@ class EngineError(Exception):
         cls.abstract = template is None
         if template is not None:
             cls.template = template
-            cls.code = _snake(cls.__name__)
+            cls.code = snake_case(cls.__name__)
         # eq=False keeps exceptions hashable; frozen would break `raise ... from`.
         dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -292,6 +292,11 @@ class GraphBuilder:
         """Append a node whose type is already known."""
         self.nodes.append(Node(op, inputs, type, name, self.source, self.origin))
         return Value(self, len(self.inputs) + len(self.nodes) - 1, type)
+
+    def rename(self, id: int, name: str) -> None:
+        """Give a node a name, as when it now stands for a named one of another graph."""
+        index = id - len(self.inputs)
+        self.nodes[index] = replace(self.nodes[index], name=name)
 
     def value(self, id: int) -> Value:
         """A handle to an existing value."""

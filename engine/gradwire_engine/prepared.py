@@ -62,6 +62,7 @@ class Prepared:
     run_plan: Runner
     make_plan: Planner
     _plans: OrderedDict[int | None, tuple[Program, Plan]] = field(default_factory=OrderedDict)
+    _point_plans: dict[int, Plan] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def execute(self, tensors: Mapping[str, Array]) -> RunResult:
@@ -127,13 +128,16 @@ class Prepared:
     def _residuals(self, tensors: Mapping[str, Array], deadline: Deadline) -> dict[str, Array]:
         """Values of the hidden inputs: each linearization's residuals, in order."""
         known: dict[str, Array] = {}
-        for point in self.points:
+        for index, point in enumerate(self.points):
             graph = point.split.residual
             given = [
                 known.get(spec.name, tensors.get(f"{point.prefix}inputs/{spec.name}"))
                 for spec in graph.inputs
             ]
-            arrays = self.run_plan(self.make_plan(graph, deadline), given, deadline)
+            plan = self._point_plans.get(index)
+            if plan is None:
+                plan = self._point_plans[index] = self.make_plan(graph, deadline)
+            arrays = self.run_plan(plan, given, deadline)
             known = dict(zip(point.split.residual_names, arrays, strict=True))
         return known
 

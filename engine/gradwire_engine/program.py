@@ -64,7 +64,15 @@ def build(question: Question, size: int | None) -> Program:
         if mapped and size is not None:
             axes = _axes(question, program.graph)
             program = Program(transform.vmap(program.graph, size, axes), program.answers)
-    return _reduce(program, question.reduce or {})
+    done = {("gradients", name) for name in _summed(question)} if mapped else set()
+    left = {answer: how for answer, how in (question.reduce or {}).items() if answer not in done}
+    return _reduce(program, left)
+
+
+def _summed(question: Question) -> tuple[str, ...]:
+    """Inputs whose gradients the VJP of the map sums by itself: unmapped and reduced."""
+    axes, reduce = question.axes or {}, question.reduce or {}
+    return tuple(n for n in question.wrt if n not in axes and ("gradients", n) in reduce)
 
 
 def _forward(question: Question) -> Program:
@@ -106,9 +114,7 @@ def _axes(question: Question, graph: Graph) -> dict[str, int]:
 def _mapped_vjp(question: Question, size: int) -> Program:
     """Stacked gradients by vmap of vjp, reduced ones of unmapped inputs by vjp of vmap."""
     axes, reduce = question.axes or {}, question.reduce or {}
-    summed = tuple(
-        name for name in question.wrt if name not in axes and ("gradients", name) in reduce
-    )
+    summed = _summed(question)
     stacked = tuple(name for name in question.wrt if name not in summed)
     single = transform.vjp(question.graph, stacked, question.seeds)
     first = transform.vmap(single, size, _axes(question, single))
@@ -123,7 +129,7 @@ def _mapped_vjp(question: Question, size: int) -> Program:
         if reduce["gradients", name] == "mean":
             total = total / float(size)
         named.append((f"gradient of {name}", total))
-        answers.append(("gradients total", name))
+        answers.append(("gradients", name))
     return _in_order(Program(merged.graph(named), tuple(answers)), question.wrt)
 
 
@@ -180,8 +186,7 @@ def _reduce(program: Program, reduce: Mapping[tuple[str, str], str]) -> Program:
         if how is not None:
             value = (ReduceMean(0) if how == "mean" else ReduceSum(0))(value)
         outputs.append((name, value))
-    answers = tuple((kind.removesuffix(" total"), name) for kind, name in program.answers)
-    return Program(builder.graph(outputs), answers)
+    return Program(builder.graph(outputs), program.answers)
 
 
 def with_taps(graph: Graph, nodes: Sequence[int]) -> tuple[Graph, tuple[str, ...]]:

@@ -29,7 +29,6 @@ Rules, all written with `Value`s, so that they differentiate again:
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, dataclass_transform, get_type_hints
@@ -37,7 +36,7 @@ from typing import Any, ClassVar, dataclass_transform, get_type_hints
 import numpy as np
 
 from .. import errors
-from ..ir import GraphBuilder, Type, Value, format_mapping
+from ..ir import Type, Value, format_mapping
 from .attributes import BadAttribute, Kind, Literal
 
 Array = np.ndarray[Any, Any]
@@ -64,10 +63,6 @@ class Attribute:
 
 def _operand(text: str) -> Operand:
     return Operand(text.strip("*?"), variadic=text.startswith("*"), optional=text.endswith("?"))
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 _REGISTRY: dict[str, type[Op]] = {}
@@ -107,7 +102,7 @@ class Op:
         dataclasses.dataclass(frozen=True)(cls)  # families too, so that ops inherit their fields
         if inputs is None:  # an abstract family, not an op
             return
-        cls.name = _snake(cls.__name__)
+        cls.name = errors.snake_case(cls.__name__)
         cls.operands = tuple(_operand(text) for text in inputs)
         cls.linear_in, cls.jointly, cls.nondiff = linear_in, jointly, nondiff
         cls.graphm, cls.reverse_only = graphm, reverse_only
@@ -367,9 +362,3 @@ def _zeros(like: Value) -> Value:
     from .sources import zeros_like
 
     return zeros_like(like)
-
-
-def builder_of(*operands: Value | GraphBuilder) -> GraphBuilder:
-    """The builder to append to, where an op may have no operand at all."""
-    first = operands[0]
-    return first if isinstance(first, GraphBuilder) else first.builder

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..ir import Graph, GraphBuilder, Node, Value
 from ..ops import elementwise, logic, reduce, shape
-from ..ops.sources import Const
+from ..ops.sources import known_number
 from .rewrite import rewrite
 
 Identity = Callable[[Any, Sequence[Value]], Value | None]
@@ -32,17 +32,6 @@ def simplify(graph: Graph) -> Graph:
 def _maker(value: Value) -> Node | None:
     index = value.id - len(value.builder.inputs)
     return value.builder.nodes[index] if index >= 0 else None
-
-
-def _is_number(value: Value, number: float) -> bool:
-    """Whether a value is `number` everywhere: a constant, or a broadcast one."""
-    node = _maker(value)
-    while node is not None and isinstance(node.op, shape.BroadcastTo):
-        node = _maker(value.builder.value(node.inputs[0]))
-    if node is None or not isinstance(node.op, Const):
-        return False
-    array = node.op.value.array
-    return array.size == 1 and array.dtype.kind != "b" and float(array.reshape(())) == number
 
 
 def _same_shape(op: Any, operands: Sequence[Value]) -> Value | None:
@@ -102,13 +91,13 @@ def _neg(op: Any, operands: Sequence[Value]) -> Value | None:
 
 def _mul(op: Any, operands: Sequence[Value]) -> Value | None:
     a, b = operands
-    if _is_number(b, 1.0):
+    if known_number(b) == 1.0:
         return a
-    return b if _is_number(a, 1.0) else None
+    return b if known_number(a) == 1.0 else None
 
 
 def _div(op: Any, operands: Sequence[Value]) -> Value | None:
-    return operands[0] if _is_number(operands[1], 1.0) else None
+    return operands[0] if known_number(operands[1]) == 1.0 else None
 
 
 def _scale(op: Any, operands: Sequence[Value]) -> Value | None:

@@ -31,16 +31,10 @@ def lower(graph: Graph) -> Lowered:
             before = len(builder.nodes)
             result = builder.apply(node.op, *operands)
             if node.name is not None and result.id >= m + before:
-                _name(builder, result.id - m, node.name)
+                builder.rename(result.id, node.name)
             ids.append(result.id)
         else:
             inputs = tuple(v.id for v in operands)
             ids.append(builder.push(node.op, inputs, node.type, node.name).id)
     outputs = [(name, ids[id]) for name, id in graph.outputs]
     return Lowered(builder.graph(outputs), tuple(ids))
-
-
-def _name(builder: GraphBuilder, index: int, name: str) -> None:
-    from dataclasses import replace
-
-    builder.nodes[index] = replace(builder.nodes[index], name=name)

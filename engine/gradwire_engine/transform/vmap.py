@@ -75,8 +75,6 @@ def vmap(graph: Graph, size: int, in_axes: Mapping[str, int]) -> Graph:
 
 def _carry_name(builder: GraphBuilder, value: Value, name: str | None) -> None:
     """Give a node its original's name, unless its rule answered with an older value."""
-    from dataclasses import replace
-
     index = value.id - len(builder.inputs)
     if name is not None and index == len(builder.nodes) - 1 and builder.nodes[index].name is None:
-        builder.nodes[index] = replace(builder.nodes[index], name=name)
+        builder.rename(value.id, name)
