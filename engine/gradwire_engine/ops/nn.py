@@ -1,7 +1,8 @@
 """Neural-network ops: activations, normalised exponentials, norms and the classification loss.
 
-All but `log_softmax` are composites: they state what they compute from other ops and get every
-derivative from those. Exponentials are shifted by their largest argument, and guards replace the
+All but `softmax` and `log_softmax` are composites: they state what they compute from other ops and
+get every derivative from those. Those two state their derivatives in terms of their results, so
+that nothing else has to be kept for the way back. Exponentials are shifted by their largest argument, and guards replace the
 operand, never the result, so that neither values nor derivatives overflow.
 """
 
@@ -96,7 +97,7 @@ class Gelu(Activation, inputs=("x",)):
 # -- normalised exponentials -----------------------------------------------------------------------
 
 
-class Softmax(Composite, inputs=("x",), graphm="softmax"):
+class Softmax(Op, inputs=("x",), graphm="softmax"):
     """Exponentials of ``x`` divided by their sum along the last axis; a scalar gives 1.
 
     A slice of nothing but -inf gives NaN.
@@ -106,13 +107,23 @@ class Softmax(Composite, inputs=("x",), graphm="softmax"):
         checks.floats(self, x=x)
         return x
 
-    def expand(self, x: Value) -> Value:
-        if x.rank == 0:
-            return ones_like(x)
+    def numpy(self, x: Array) -> Array:
+        if x.ndim == 0:
+            return np.ones_like(x)
         if x.shape[-1] == 0:
             return x
-        e = exp(x - detach(ReduceMax(-1, keepdims=True)(x)))
-        return e / ReduceSum(-1, keepdims=True)(e)
+        e = x - np.max(x, axis=-1, keepdims=True)
+        np.exp(e, out=e)
+        e /= np_sum(e, (x.ndim - 1,), True)
+        return e
+
+    def jvp_x(self, dx: Value, y: Value, x: Value) -> Value:
+        if x.rank == 0:
+            return zeros_like(dx)
+        return y * (dx - ReduceSum(-1, keepdims=True)(y * dx))
+
+    def vmap(self, size: int, mapped: tuple[bool, ...], x: Value) -> Value:
+        return ones_like(x) if x.rank == 1 else self(x)
 
 
 softmax = Softmax()

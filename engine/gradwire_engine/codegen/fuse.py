@@ -1,0 +1,342 @@
+"""Fusion: which nodes of a graph are computed together, in one pass over memory.
+
+Every node is a view (costs nothing, see `views`), a number, or *real*: it has elements of its own.
+Real nodes with kernels of their own stand alone; pointwise ops and reductions gather in groups. A
+group is one loop nest over a space of N elements. Its members live on one of three levels:
+
+- ``full``: a value for each of the N elements;
+- ``outer``: a value for each row, where the rows are what remains once the *inner* axes are reduced
+  away: softmax's maximum and sum, and what is computed from them;
+- ``done``: the result of a reduction that is complete only when the whole loop nest has run
+  (over the outer axes, or over everything); only later groups can use it.
+
+Groups are kept in an order in which they can run: a node joins a group only if all that it needs
+from elsewhere comes from groups before that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ..ir import Graph, Node, Type
+from .expressions import expression
+from .program import Layout, dense, dense_strides
+from .space import Intervals, Space, boundaries, complement, count, intervals, strides_over
+from .views import reshaped, view
+
+REDUCTIONS = {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min"}
+MAX_MEMBERS, MAX_OPERANDS = 400, 40
+SERIAL_ROW = 1 << 15
+"""A single row of more elements than this is not worth two passes on one thread."""
+
+TINY = 64
+"""Groups over no more elements than this run as early as they can, so that they keep nobody apart:
+a scale factor of the gradient must not come between a loss and the derivatives that share it."""
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes that are computed together.
+
+    Attributes:
+        index: Position in the order of execution.
+        space: What the loops run over.
+        inner: The axes reduced over between stages; None while no member needs one.
+        members: Ids of the nodes, in order.
+        level: ``full``, ``outer`` or ``done`` for each member.
+        reduced: The intervals that each reduction among them runs over.
+        reads: Real values from other groups.
+        alone: A single node with a kernel of its own; there is no space.
+    """
+
+    index: int
+    space: Space
+    inner: Intervals | None = None
+    members: list[int] = field(default_factory=list)
+    level: dict[int, str] = field(default_factory=dict)
+    reduced: dict[int, Intervals] = field(default_factory=dict)
+    reads: set[int] = field(default_factory=set)
+    alone: bool = False
+
+    @property
+    def rows(self) -> Intervals:
+        """The axes that are not inner."""
+        return complement(self.space.size, self.inner or ())
+
+
+@dataclass(eq=False)
+class Fusion:
+    """A graph cut into groups.
+
+    Attributes:
+        graph: What was cut.
+        layouts: Where the elements of each value lie; the `buffer` of a layout is the id of the
+            real value (or input) that holds them.
+        orders: Matrix products that are stored with their axes in another order, and which.
+        groups: In order of execution.
+        group_of: The group of each real node.
+    """
+
+    graph: Graph
+    layouts: list[Layout]
+    orders: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    groups: list[Group] = field(default_factory=list)
+    group_of: dict[int, Group] = field(default_factory=dict)
+
+    def node(self, id: int) -> Node | None:
+        """The node that makes a value; None for an input."""
+        k = id - len(self.graph.inputs)
+        return self.graph.nodes[k] if k >= 0 else None
+
+
+def fuse(graph: Graph) -> Fusion:
+    """Cut a graph of primitives into groups."""
+    m = len(graph.inputs)
+    layouts = [dense(i, spec.type) for i, spec in enumerate(graph.inputs)]
+    fusion = Fusion(graph, layouts, _wanted_orders(graph))
+    readers: dict[int, list[Group]] = {}
+    for k, node in enumerate(graph.nodes):
+        id = m + k
+        fusion.layouts.append(_layout(fusion, id, node))
+        if fusion.layouts[id].buffer != id or is_number(node) or node.op.name in ("iota", "const"):
+            continue
+        operands = [fusion.layouts[i] for i in node.inputs]
+        if not fusible(fusion, node):
+            group = Group(len(fusion.groups), Space(1), members=[id], alone=True)
+            fusion.groups.append(group)
+            fusion.group_of[id] = group
+            continue
+        size = operands[0].type.size if node.op.name in REDUCTIONS else node.type.size
+        for group in _candidates(fusion, operands, size, readers):
+            if _join(fusion, group, id, node, operands):
+                break
+        else:
+            group = _insert(fusion, operands, size)
+            if not _join(fusion, group, id, node, operands):
+                raise AssertionError(f"{node.op.name} fits no group, not even its own")
+        for operand in operands:
+            known = readers.setdefault(operand.buffer, [])
+            if not known or known[-1] is not group:
+                known.append(group)
+    return fusion
+
+
+def is_number(node: Node) -> bool:
+    """Whether a node is a constant of one element, which kernels take as an argument."""
+    return node.op.name == "const" and node.type.size == 1
+
+
+def fusible(fusion: Fusion, node: Node) -> bool:
+    """Whether a node is computed by generated loops."""
+    operands = [fusion.layouts[i] for i in node.inputs]
+    if node.type.size == 0 or any(o.type.size == 0 for o in operands):
+        return False
+    if not operands or node.op.name == "reshape":  # a reshape that no strides express
+        return False
+    return node.op.name in REDUCTIONS or expression(node.op) is not None
+
+
+def _wanted_orders(graph: Graph) -> dict[int, tuple[int, ...]]:
+    """Matrix products that only a transposition reads: they are stored as it wants them."""
+    m = len(graph.inputs)
+    readers: dict[int, list[int]] = {id: [-1] for _, id in graph.outputs}
+    for k, node in enumerate(graph.nodes):
+        for i in node.inputs:
+            readers.setdefault(i, []).append(k)
+    found: dict[int, tuple[int, ...]] = {}
+    for k, node in enumerate(graph.nodes):
+        users = readers.get(m + k, [])
+        if node.op.name == "dot_general" and len(users) == 1 and users[0] >= 0:
+            user = graph.nodes[users[0]]
+            if user.op.name == "transpose":
+                found[m + k] = user.op.order()
+    return found
+
+
+def _permuted(id: int, type: Type, order: Sequence[int]) -> Layout:
+    """A value stored so that its transposition by `order` is dense."""
+    steps = dense_strides([type.shape[a] for a in order])
+    strides = [0] * type.rank
+    for step, axis in zip(steps, order, strict=True):
+        strides[axis] = step
+    return Layout(id, 0, type.shape, tuple(strides), type.dtype)
+
+
+def _layout(fusion: Fusion, id: int, node: Node) -> Layout:
+    if node.inputs and node.type.size:
+        source = fusion.layouts[node.inputs[0]]
+        found = view(node.op, source)
+        if found is None and node.op.name in REDUCTIONS and source.type.size == node.type.size:
+            found = reshaped(source, node.type.shape)  # nothing but axes of size 1 is reduced
+        if found is not None:
+            return found
+    if node.op.name == "iota" and node.type.size:
+        axis = node.op.axis % node.type.rank
+        strides = tuple(int(a == axis) for a in range(node.type.rank))
+        return Layout(id, 0, node.type.shape, strides, node.type.dtype)
+    if id in fusion.orders:
+        return _permuted(id, node.type, fusion.orders[id])
+    return dense(id, node.type)
+
+
+def _least(fusion: Fusion, operands: Sequence[Layout]) -> int:
+    """The position of the last group that some operands come from; -1 for none."""
+    groups = (fusion.group_of.get(o.buffer) for o in operands)
+    return max((g.index for g in groups if g is not None), default=-1)
+
+
+def _insert(fusion: Fusion, operands: Sequence[Layout], size: int) -> Group:
+    """A new group: at the end, or if it is tiny, right after those that it needs."""
+    place = _least(fusion, operands) + 1 if size <= TINY else len(fusion.groups)
+    group = Group(place, Space(size))
+    fusion.groups.insert(place, group)
+    for later in fusion.groups[place + 1 :]:
+        later.index += 1
+    return group
+
+
+def _candidates(
+    fusion: Fusion, operands: Sequence[Layout], size: int, readers: dict[int, list[Group]]
+) -> Iterable[Group]:
+    """Groups that may take in a node over `size` elements, best first.
+
+    Its producers', then readers of the same data, then the latest ones over as many elements: to
+    share a loop with strangers costs nothing, and often their relatives come later.
+    """
+    least = _least(fusion, operands)
+    producers = [g for o in operands if (g := fusion.group_of.get(o.buffer)) is not None]
+    order = sorted(producers, key=lambda g: -g.index)
+    if size <= TINY:
+        order += [g for g in fusion.groups[max(least, 0) :][:6] if g.space.size == size]
+    else:
+        order += [g for o in operands for g in reversed(readers.get(o.buffer, ())[-4:])]
+        order += [g for g in reversed(fusion.groups[-6:]) if g.space.size == size]
+    seen: set[int] = set()
+    for group in order:
+        if group.index >= least and not group.alone and group.index not in seen:
+            seen.add(group.index)
+            yield group
+
+
+def _join(fusion: Fusion, group: Group, id: int, node: Node, operands: Sequence[Layout]) -> bool:
+    """Make a node a member of a group, if it fits; nothing changes where it does not."""
+    if len(group.members) >= MAX_MEMBERS or len(group.reads) >= MAX_OPERANDS:
+        return False
+    saved = list(group.space.bounds), group.inner
+    reduction = node.op.name in REDUCTIONS
+    level = _reduce(group, node, operands[0]) if reduction else None
+    if not reduction:
+        level = _pointwise(fusion, group, node, operands)
+    if level is None or (reduction and not _fits(fusion, group, operands, "full")):
+        group.space.bounds = saved[0]
+        if saved[1] is None and group.inner is not None:
+            group.inner = None
+            group.level.update(dict.fromkeys(group.reduced, "done"))
+        return False
+    if reduction:
+        x = operands[0]
+        group.reduced[id] = intervals(x.shape, node.op.axes(len(x.shape)))
+    group.members.append(id)
+    group.level[id] = level
+    fusion.group_of[id] = group
+    group.reads.update(o.buffer for o in operands if fusion.group_of.get(o.buffer) is not group)
+    return True
+
+
+def _pointwise(fusion: Fusion, group: Group, node: Node, operands: Sequence[Layout]) -> str | None:
+    size, found = node.type.size, boundaries(node.type.shape)
+    if size == group.space.size:
+        fits = group.space.fit(found) and _fits(fusion, group, operands, "full")
+        return "full" if fits else None
+    outer = [o for o in operands if group.level.get(o.buffer) in ("outer", "done")]
+    if not outer or not _settle(group, outer[0].buffer) or size != count(group.rows):
+        return None
+    lifted = group.space.lift(found, group.rows)
+    if 0 in lifted or not group.space.fit(lifted):
+        return None
+    return "outer" if _fits(fusion, group, operands, "outer") else None
+
+
+def _fits(fusion: Fusion, group: Group, operands: Sequence[Layout], level: str) -> bool:
+    """Whether each operand, where it comes from this group, is read just as it is made."""
+    for operand in operands:
+        if fusion.group_of.get(operand.buffer) is not group:
+            continue
+        made = group.level[operand.buffer]
+        if made == "done" and not _settle(group, operand.buffer):
+            return False
+        made = group.level[operand.buffer]
+        if made == level:
+            if not operand.is_dense or operand.offset:
+                return False
+            whole = group.space.size if level == "full" else count(group.rows)
+            if operand.type.size != whole:
+                return False
+        elif made == "outer" and level == "full":
+            if not _spread(group, operand):
+                return False
+        else:
+            return False
+    return True
+
+
+def _spread(group: Group, operand: Layout) -> bool:
+    """Whether a value of each row is read along that row, and nowhere else."""
+    atoms = group.space.atoms()
+    steps = strides_over(operand.shape, operand.strides, atoms)
+    if steps is None or operand.offset:
+        return False
+    expected, step = [0] * len(atoms), 1
+    rows = group.rows
+    for i in reversed(range(len(atoms))):
+        low, high = atoms[i]
+        if any(a <= low and high <= b for a, b in rows):
+            expected[i] = step
+            step *= high // low
+    return steps == expected
+
+
+def _settle(group: Group, root: int) -> bool:
+    """Let the result of a reduction be used within its group: its axes become the inner ones."""
+    if group.level[root] == "outer":
+        return True
+    chosen = group.reduced[root]
+    if group.inner is not None or not _agree(group.space.size, chosen, group.reduced.values()):
+        return False
+    everything = count(chosen) == group.space.size
+    if everything and group.space.size > SERIAL_ROW:
+        return False
+    group.inner = chosen
+    for id, axes in group.reduced.items():
+        if axes == chosen:
+            group.level[id] = "outer"
+    return True
+
+
+def _agree(size: int, inner: Intervals, others: Iterable[Intervals]) -> bool:
+    """Whether reductions over `others` can share a loop nest whose inner axes are `inner`."""
+    innermost = inner[0][0] == 1
+    for axes in others:
+        if axes == inner:
+            continue
+        if not innermost or (axes != complement(size, inner) and count(axes) != size):
+            return False
+    return True
+
+
+def _reduce(group: Group, node: Node, x: Layout) -> str | None:
+    """The level of a reduction's result, if the group can hold it."""
+    if x.type.size != group.space.size or not group.space.fit(boundaries(x.shape)):
+        return None
+    chosen = intervals(x.shape, node.op.axes(len(x.shape)))
+    size = group.space.size
+    if group.inner is not None:
+        if not _agree(size, group.inner, [chosen]):
+            return None
+        return "outer" if chosen == group.inner else "done"
+    # Undecided yet: some choice of inner axes must suit all reductions.
+    all_of_them = [*group.reduced.values(), chosen]
+    if not any(_agree(size, inner, all_of_them) for inner in set(all_of_them)):
+        return None
+    return "done"

@@ -1,0 +1,88 @@
+"""From an optimized graph to a schedule: fuse, then emit every group's calls in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..ir import Graph, GraphBuilder, Node, Value
+from ..ops.elementwise import exp, log
+from ..ops.nn import LogSoftmax, Softmax
+from ..ops.reduce import ReduceMax, ReduceSum
+from ..passes.rewrite import rewrite
+from .emit import Emitter
+from .fuse import Fusion, Group, fuse
+from .loops import emit_group
+from .lowering import move
+from .program import Layout, Schedule, dense_strides
+from .recompute import recompute, stored
+from .storage import Storage
+
+Lowering = Callable[[Emitter, Any, Sequence[Layout], Layout], bool]
+
+LOWERINGS: dict[str, Lowering] = {**move.LOWERINGS}
+
+
+def schedule(graph: Graph, threads: int) -> Schedule:
+    """Everything that computes a graph's outputs from its inputs, in order.
+
+    Args:
+        graph: Primitives only, optimized.
+        threads: How many chunks a large call should have.
+    """
+    fusion = fuse(_spelled_out(graph))
+    emit = Emitter(threads, move.lower_copy)
+    storage = Storage(fusion, emit)
+    recompute(fusion)
+    outside = stored(fusion)
+    for group in fusion.groups:
+        if group.alone:
+            _emit_alone(emit, fusion, group, storage)
+        else:
+            leaving = (id for id in group.members if fusion.group_of[id] is group)
+            emit_group(emit, fusion, group, outside.intersection(leaving), storage)
+    for id, place in storage.copies:
+        if place.type.size:
+            emit.copy(storage.layout(id), place)
+    outputs = tuple(graph.type_of(id) for _, id in graph.outputs)
+    return Schedule(tuple(emit.buffers), tuple(emit.steps), outputs)
+
+
+def _spelled_out(graph: Graph) -> Graph:
+    """The graph with `softmax` and `log_softmax` in terms of reductions and pointwise ops."""
+
+    def rule(_: GraphBuilder, node: Node, operands: Sequence[Value]) -> Value | None:
+        if not isinstance(node.op, Softmax | LogSoftmax) or not node.type.shape:
+            return None
+        if node.type.size == 0:
+            return None
+        (x,) = operands
+        shifted = x - ReduceMax(-1, keepdims=True)(x)
+        e = exp(shifted)
+        total = ReduceSum(-1, keepdims=True)(e)
+        return e / total if isinstance(node.op, Softmax) else shifted - log(total)
+
+    return rewrite(graph, rule)
+
+
+def _emit_alone(emit: Emitter, fusion: Fusion, group: Group, storage: Storage) -> None:
+    """A node with a kernel of its own, or by its NumPy meaning where it has none."""
+    (id,) = group.members
+    node = fusion.node(id)
+    assert node is not None
+    if node.type.size == 0:
+        return
+    operands = [storage.layout(i) for i in node.inputs]
+    result = storage.layout(id)
+    if node.op.name == "reshape":
+        emit.copy(*_reshaping(operands[0], result))
+        return
+    lowering = LOWERINGS.get(node.op.name)
+    if lowering is None or not lowering(emit, node.op, operands, result):
+        emit.host(node.op, operands, result)
+
+
+def _reshaping(source: Layout, result: Layout) -> tuple[Layout, Layout]:
+    """The copy that a reshape amounts to: the operand's elements in their order."""
+    return source, replace(result, shape=source.shape, strides=dense_strides(source.shape))

@@ -1,0 +1,85 @@
+"""Where values live while a schedule is made: inputs, constants, results and temporaries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .emit import Emitter
+from .fuse import Fusion
+from .program import Buffer, Layout, dense
+
+
+class Storage:
+    """Buffers for the values of a fused graph, made when they are first asked for.
+
+    Args:
+        fusion: The graph.
+        emit: Where buffers are declared.
+    """
+
+    def __init__(self, fusion: Fusion, emit: Emitter) -> None:
+        self.fusion = fusion
+        self._emit = emit
+        self._places: dict[int, Layout] = {}
+        self.copies: list[tuple[int, Layout]] = []
+        for i, spec in enumerate(fusion.graph.inputs):
+            emit.buffers.append(Buffer("input", spec.type.nbytes, index=i))
+            self._places[i] = dense(len(emit.buffers) - 1, spec.type)
+        for k, (_, id) in enumerate(fusion.graph.outputs):
+            self._output(k, id)
+
+    def _output(self, k: int, id: int) -> None:
+        """Let output `k` be the memory of its value where that can be, else a copy to be made."""
+        layout = self.fusion.layouts[id]
+        root = layout.buffer
+        type = layout.type
+        self._emit.buffers.append(Buffer("output", type.nbytes, index=k))
+        place = dense(len(self._emit.buffers) - 1, type)
+        whole = layout.is_dense and not layout.offset and type.size == self._type(root).size
+        if whole and root in self.fusion.group_of and root not in self._places:
+            self._places[root] = dense(place.buffer, self._type(root))
+        else:
+            self.copies.append((id, place))
+
+    def _type(self, root: int) -> Any:
+        return self.fusion.graph.type_of(root)
+
+    def place(self, root: int) -> Layout:
+        """The dense memory of a real value, an input or a constant."""
+        found = self._places.get(root)
+        if found is None:
+            node = self.fusion.node(root)
+            assert node is not None
+            if node.op.name == "const":
+                found = dense(self._emit.const(node.op.value.array), node.type)
+            elif node.op.name == "iota":
+                found = dense(self._emit.const(node.op.numpy()), node.type)
+            else:
+                found = self._emit.value(node.type)
+            self._places[root] = found
+        return found
+
+    def layout(self, id: int) -> Layout:
+        """The elements of any value, view or real, where they lie."""
+        view = self.fusion.layouts[id]
+        node = self.fusion.node(view.buffer)
+        if node is not None and node.op.name == "iota":
+            steps = self.fusion.layouts[view.buffer]
+            if view == steps:
+                return self.place(view.buffer)
+            # A view of an iota runs over its coordinate, not over its elements.
+            axis = node.op.axis % node.type.rank
+            line = dense(self._line(node, axis), node.type.with_shape((node.type.shape[axis],)))
+            return replace(view, buffer=line.buffer)
+        return self.at(view)
+
+    def _line(self, node: Any, axis: int) -> int:
+        return self._emit.const(np.arange(node.type.shape[axis], dtype=node.type.dtype))
+
+    def at(self, view: Layout) -> Layout:
+        """A layout by value as a layout by buffer."""
+        place = self.place(view.buffer)
+        return replace(view, buffer=place.buffer, offset=view.offset + place.offset)
