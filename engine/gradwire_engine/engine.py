@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,15 @@ from .ops import REVERSE_ONLY, find
 from .passes import optimize
 from .prepared import Prepared, check_tensors, expected_point, prepare
 from .request import RunSpec, TransformSpec
-from .runtime import Plan, execute, make_plan
+from .runtime import (
+    Deadline,
+    Executable,
+    Programs,
+    Tally,
+    compiler_for,
+    make_plan,
+    unavailable,
+)
 from .transform.jvp import reverse_only_nodes
 
 Array = np.ndarray[Any, Any]
@@ -40,15 +49,37 @@ class Engine:
     Args:
         memory_limit: Bytes of intermediate and output buffers that a run may need at once, and that
             one value may take; None: no limit.
+        compile: Make compiled programs of what is run, in the background.
+        threads: How many threads may work at a time on all compiled runs of this process; None: as
+            many as there are processors.
+        cache_dir: Where compiled kernels are kept; None: ``GRADWIRE_CACHE_DIR``, or the user's
+            cache directory.
         check_types: Compare every intermediate result with its static type; for tests.
     """
 
-    def __init__(self, *, memory_limit: int | None = None, check_types: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        memory_limit: int | None = None,
+        compile: bool = True,
+        threads: int | None = None,
+        cache_dir: Path | None = None,
+        check_types: bool = False,
+    ) -> None:
         self.memory_limit = memory_limit
         self.limits = Limits(memory_limit)
         self.check_types = check_types
+        self._programs: Programs | str = "this engine was made to interpret only"
+        if compile:
+            reason = unavailable()
+            self._programs = reason or Programs(compiler_for(cache_dir), threads)
         self._cache: OrderedDict[tuple[str, str], Prepared] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def compilations(self) -> Tally:
+        """What has been compiled in this process for this engine's cache directory."""
+        return Tally() if isinstance(self._programs, str) else self._programs.compiler.tally
 
     def prepare(self, graph: Graph, spec: RunSpec) -> Prepared:
         """Check a request and make it ready to run; no tensors are needed yet.
@@ -56,13 +87,14 @@ class Engine:
         Raises:
             EngineError: An option, a name or an output is not acceptable.
         """
-        key = (graph.content_hash, repr(spec))
+        key = (graph.content_hash, spec.key)
         with self._lock:
             found = self._cache.get(key)
             if found is not None:
                 self._cache.move_to_end(key)
-                return found
-        made = prepare(graph, spec, self._run_plan, self._plan, self.limits)
+        if found is not None:
+            return found if found.spec == spec else found.under(spec)
+        made = prepare(graph, spec, self._plan, self.limits)
         with self._lock:
             self._cache[key] = made
             while len(self._cache) > 1 and (
@@ -95,7 +127,8 @@ class Engine:
         if not residual.outputs:
             return derived.graph
         arguments = [given.get(f"inputs/{spec.name}") for spec in residual.inputs]
-        arrays = self._run_plan(self._plan(residual), arguments, None)
+        executable = self._plan(residual)
+        arrays = executable.run(executable.choose("interpreted"), arguments)
         return bind(derived.point, derived.graph, arrays)
 
     def jvp_availability(self, graph: Graph) -> dict[str, Any]:
@@ -114,11 +147,11 @@ class Engine:
         """``implemented`` or ``reverse_only``; raises `UnknownOp` for a name it does not know."""
         return find(name).jvp_availability()
 
-    def _plan(self, graph: Graph, deadline: tuple[float, float] | None = None) -> Plan:
-        """Optimize and schedule; refuse what would not fit.
+    def _plan(self, graph: Graph, deadline: Deadline = None) -> Executable:
+        """Optimize and schedule; refuse values that would not fit.
 
         Raises:
-            MemoryLimit, InvalidShape: The estimated peak, or one value, exceeds the limits.
+            MemoryLimit, InvalidShape: A value exceeds the limits.
             DeadlineExceeded: The deadline passed between two passes.
         """
         unchecked = True
@@ -132,19 +165,9 @@ class Engine:
                 raise errors.DeadlineExceeded(deadline_ms=deadline[1])
             return passed
 
-        plan = make_plan(optimize(graph, between))
-        if self.memory_limit is not None and plan.peak_bytes > self.memory_limit:
-            raise errors.MemoryLimit(limit=self.memory_limit, actual=plan.peak_bytes)
-        return plan
-
-    def _run_plan(
-        self, plan: Plan, arguments: list[Array | None], deadline: tuple[float, float] | None
-    ) -> list[Array]:
-        moment, stated = deadline if deadline is not None else (None, 0.0)
-        return execute(
-            plan,
-            arguments,
-            deadline=moment,
-            deadline_ms=stated,
+        return Executable(
+            make_plan(optimize(graph, between)),
+            self._programs,
+            memory_limit=self.memory_limit,
             check_types=self.check_types,
         )

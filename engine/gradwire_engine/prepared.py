@@ -16,19 +16,15 @@ from .derive import derive, needed_inputs
 from .inspect_values import first_non_finite
 from .ir import Graph, Type
 from .limits import Limits
-from .program import Program, Question, build
+from .program import Question, build
 from .question import pose
 from .request import MODES, NAN_POLICIES, TIERS, Expected, RunResult, RunSpec
-from .runtime import Plan
+from .runtime import Deadline, Executable
 from .selection import check_word, find_input, select_outputs
 from .transform.linearize import Linearization
 
 Array = np.ndarray[Any, Any]
-Deadline = tuple[float, float] | None
-"""The moment by `time.monotonic`, and the milliseconds as the caller stated them."""
-
-Runner = Callable[[Plan, list[Any], Deadline], list[Array]]
-Planner = Callable[[Graph, Deadline], Plan]
+Planner = Callable[[Graph, Deadline], Executable]
 
 CACHED_SIZES = 8
 
@@ -41,6 +37,40 @@ class Point:
     split: Linearization
 
 
+@dataclass(frozen=True)
+class Argument:
+    """Where an input of an executable graph comes from.
+
+    Attributes:
+        path: The tensor's path; None: never given.
+        hidden: The name of the residual that it is instead, if there is one.
+        default: What makes its value if it is not given; None: then no step reads it.
+        type: The type of that value.
+    """
+
+    path: str | None
+    hidden: str
+    default: Callable[..., Array] | None
+    type: Type
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A question's executable graph for one size of the mapped axis.
+
+    Attributes:
+        executable: What runs.
+        arguments: Where its inputs come from, in order.
+        answers: Kind and name of its outputs, in order.
+        paths: The same as paths.
+    """
+
+    executable: Executable
+    arguments: tuple[Argument, ...]
+    answers: tuple[tuple[str, str], ...]
+    paths: tuple[str, ...]
+
+
 @dataclass
 class Prepared:
     """A checked request. `execute` may be called from many threads at once.
@@ -50,6 +80,7 @@ class Prepared:
         needed: Paths of the tensors that must be given.
         question: What is computed.
         seed_keys: For each cotangent, in order: its key as written and the output it belongs to.
+        types: As `expects`, to be compared with arrays.
     """
 
     spec: RunSpec
@@ -59,54 +90,95 @@ class Prepared:
     points: tuple[Point, ...]
     hidden: frozenset[str]
     seed_keys: tuple[tuple[str, str], ...]
-    run_plan: Runner
+    types: Mapping[str, tuple[np.dtype[Any], tuple[int | None, ...]]]
     make_plan: Planner
-    _plans: OrderedDict[int | None, tuple[Program, Plan]] = field(default_factory=OrderedDict)
-    _point_plans: dict[int, Plan] = field(default_factory=dict)
+    _ready: OrderedDict[int | None, Ready] = field(default_factory=OrderedDict)
+    _point_plans: dict[int, Executable] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def execute(self, tensors: Mapping[str, Array]) -> RunResult:
+    def execute(self, tensors: Mapping[str, Array], deadline: Deadline = None) -> RunResult:
         """Run with these tensors, by path.
+
+        Args:
+            tensors: Those that `expects` lists, at least those that are `needed`.
+            deadline: When to stop; None: what the request says, counted from now.
 
         Raises:
             EngineError: A tensor is missing or does not fit, a limit is exceeded, the deadline
                 passed, or (under ``nan_policy: error``) a value is not finite.
         """
         start = time.perf_counter()
-        deadline = self._deadline()
-        size = self._check(tensors)
-        program, plan = self._program(size, deadline)
+        spec = self.spec
+        if deadline is None and spec.deadline_ms is not None:
+            deadline = time.monotonic() + spec.deadline_ms / 1e3, spec.deadline_ms
+        size = None
+        if not self._fits(tensors):
+            size = self._check(tensors)
+            tensors = {path: _native_order(array) for path, array in tensors.items()}
+        tier = "interpreted" if spec.nan_policy == "error" else spec.tier
+        ready = self._ready.get(size) or self._make_ready(size, deadline)
+        native = ready.executable.choose(tier, deadline)
         compiled = time.perf_counter()
-        residuals = self._residuals(tensors, deadline)
-        if self.spec.nan_policy == "error":
+        residuals = self._residuals(tensors, tier, deadline) if self.points else {}
+        if spec.nan_policy == "error":
             self._inspect(tensors, residuals, size, deadline)
-        arguments = self._arguments(program.graph, self.question, tensors, residuals)
-        arrays = self.run_plan(plan, arguments, deadline)
-        keyed = zip(program.answers, arrays, strict=True)
-        results = {f"{kind}/{name}": array for (kind, name), array in keyed}
+        arguments = _gather(ready.arguments, tensors, residuals)
+        arrays = ready.executable.run(native, arguments, deadline, upgrade=tier == "auto")
+        results = dict(zip(ready.paths, arrays, strict=True))
         finished = time.perf_counter()
-        return RunResult(
-            results, "interpreted", (compiled - start) * 1e3, (finished - compiled) * 1e3
+        ran = "interpreted" if native is None else "compiled"
+        return RunResult(results, ran, (compiled - start) * 1e3, (finished - compiled) * 1e3)
+
+    def under(self, spec: RunSpec) -> Prepared:
+        """The same request with another deadline; plans are shared."""
+        _check_options(spec)
+        return replace(self, spec=spec)
+
+    def peak_bytes(self, size: int | None = None) -> int:
+        """Bytes of intermediate results and outputs that a run needs by plan.
+
+        Under ``tier: compiled`` that is the compiled program's plan, which is waited for.
+
+        Args:
+            size: The length of the mapped axis, if there is one.
+
+        Raises:
+            EngineError: It exceeds the limit, or there is no compiled program to be had.
+        """
+        ready = self._ready.get(size) or self._make_ready(size, None)
+        native = ready.executable.choose(self.spec.tier)
+        return ready.executable.plan.peak_bytes if native is None else native.peak_bytes
+
+    def _make_ready(self, size: int | None, deadline: Deadline) -> Ready:
+        """Build and plan the executable graph for one size; the last few are kept."""
+        made = self._build(self.question, size, deadline)
+        with self._lock:
+            self._ready[size] = made
+            while len(self._ready) > CACHED_SIZES:
+                self._ready.popitem(last=False)
+        return made
+
+    def _build(self, question: Question, size: int | None, deadline: Deadline) -> Ready:
+        program = build(question, size)
+        return Ready(
+            self.make_plan(program.graph, deadline),
+            self._arguments(program.graph, question),
+            program.answers,
+            tuple(f"{kind}/{name}" for kind, name in program.answers),
         )
 
-    def _deadline(self) -> Deadline:
-        if self.spec.deadline_ms is None:
-            return None
-        return time.monotonic() + self.spec.deadline_ms / 1e3, self.spec.deadline_ms
-
-    def _program(self, size: int | None, deadline: Deadline) -> tuple[Program, Plan]:
-        with self._lock:
-            found = self._plans.get(size)
-        if found is None:
-            program = build(self.question, size)
-            found = program, self.make_plan(program.graph, deadline)
-            with self._lock:
-                self._plans[size] = found
-                while len(self._plans) > CACHED_SIZES:
-                    self._plans.popitem(last=False)
-        return found
-
     # -- tensors -----------------------------------------------------------------------------------
+
+    def _fits(self, tensors: Mapping[str, Array]) -> bool:
+        """Whether tensors are plainly as expected; if not, `_check` says more."""
+        if self.question.axes is not None:
+            return False
+        types = self.types
+        for path, array in tensors.items():
+            wanted = types.get(path)
+            if wanted is None or array.dtype != wanted[0] or array.shape != wanted[1]:
+                return False
+        return all(path in tensors for path in self.needed)
 
     def _check(self, tensors: Mapping[str, Array]) -> int | None:
         """Compare tensors with what is expected; the length of the mapped axis, if there is one."""
@@ -125,7 +197,9 @@ class Prepared:
             )
         return size
 
-    def _residuals(self, tensors: Mapping[str, Array], deadline: Deadline) -> dict[str, Array]:
+    def _residuals(
+        self, tensors: Mapping[str, Array], tier: str, deadline: Deadline
+    ) -> dict[str, Array]:
         """Values of the hidden inputs: each linearization's residuals, in order."""
         known: dict[str, Array] = {}
         for index, point in enumerate(self.points):
@@ -137,27 +211,20 @@ class Prepared:
             plan = self._point_plans.get(index)
             if plan is None:
                 plan = self._point_plans[index] = self.make_plan(graph, deadline)
-            arrays = self.run_plan(plan, given, deadline)
+            native = plan.choose(tier, deadline)
+            arrays = plan.run(native, given, deadline, upgrade=tier == "auto")
             known = dict(zip(point.split.residual_names, arrays, strict=True))
         return known
 
-    def _arguments(
-        self,
-        graph: Graph,
-        question: Question,
-        tensors: Mapping[str, Array],
-        residuals: Mapping[str, Array],
-    ) -> list[Array | None]:
-        """One array for each input of an executable graph, defaults filled in."""
+    def _arguments(self, graph: Graph, question: Question) -> tuple[Argument, ...]:
+        """Where each input of an executable graph comes from."""
         m = len(question.graph.inputs)
-        arguments: list[Array | None] = []
         live = graph.reachable(id for _, id in graph.outputs)
-        for i, spec in enumerate(graph.inputs[:m]):
-            given = residuals.get(spec.name, tensors.get(f"inputs/{spec.name}"))
-            if given is None and live[i]:
-                # Live only in form: the answer does not depend on it (or it is a tap, fed zeros).
-                given = np.zeros(spec.type.shape, spec.type.dtype)
-            arguments.append(given)
+        arguments = [
+            # Live only in form: the answer does not depend on it (or it is a tap, fed zeros).
+            Argument(f"inputs/{i.name}", i.name, np.zeros if live[k] else None, i.type)
+            for k, i in enumerate(graph.inputs[:m])
+        ]
         extra = graph.inputs[m:]
         paths: list[str | None] = []
         default: Callable[..., Array] = np.zeros
@@ -169,9 +236,8 @@ class Prepared:
         elif question.mode == "jvp":
             paths = [f"tangents/{name}" for name in question.wrt]
         for spec, path in zip(extra, paths, strict=True):
-            given = tensors.get(path) if path is not None else None
-            arguments.append(default(spec.type.shape, spec.type.dtype) if given is None else given)
-        return arguments
+            arguments.append(Argument(path, "", default, spec.type))
+        return tuple(arguments)
 
     def _inspect(
         self,
@@ -183,15 +249,35 @@ class Prepared:
         """Under ``nan_policy: error``: look at every value and refuse the first non-finite one."""
 
         def run(question: Question) -> list[tuple[tuple[str, str], Array]]:
-            program = build(question, size)
-            plan = self.make_plan(program.graph, deadline)
-            arguments = self._arguments(program.graph, question, tensors, residuals)
-            arrays = self.run_plan(plan, arguments, deadline)
-            return list(zip(program.answers, arrays, strict=True))
+            ready = self._build(question, size, deadline)
+            native = ready.executable.choose("interpreted")
+            arguments = _gather(ready.arguments, tensors, residuals)
+            arrays = ready.executable.run(native, arguments, deadline)
+            return list(zip(ready.answers, arrays, strict=True))
 
         fault = first_non_finite(self.question, size is not None, tensors, self.hidden, run)
         if fault is not None:
             raise fault
+
+
+def _gather(
+    wanted: Sequence[Argument], tensors: Mapping[str, Array], residuals: Mapping[str, Array]
+) -> list[Array | None]:
+    """One array for each input of an executable graph, defaults filled in."""
+    found: list[Array | None] = []
+    for argument in wanted:
+        given = residuals.get(argument.hidden) if residuals else None
+        if given is None and argument.path is not None:
+            given = tensors.get(argument.path)
+        if given is None and argument.default is not None:
+            given = argument.default(argument.type.shape, argument.type.dtype)
+        found.append(given)
+    return found
+
+
+def _native_order(array: Array) -> Array:
+    """The same numbers in the byte order of this machine."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def check_tensors(
@@ -212,7 +298,7 @@ def check_tensors(
         fits = len(array.shape) == len(wanted) and all(
             w is None or w == s for w, s in zip(wanted, array.shape, strict=True)
         )
-        if array.dtype.name != expected.dtype:
+        if array.dtype != expected.dtype and array.dtype.name != expected.dtype:
             raise _mismatch(path, "dtype", expected, expected.dtype, array.dtype.name)
         if not fits:
             shown = ["n" if w is None else w for w in wanted]
@@ -243,9 +329,7 @@ def _mismatch(
 # -- preparing -------------------------------------------------------------------------------------
 
 
-def prepare(
-    graph: Graph, spec: RunSpec, run_plan: Runner, make_plan: Planner, limits: Limits
-) -> Prepared:
+def prepare(graph: Graph, spec: RunSpec, make_plan: Planner, limits: Limits) -> Prepared:
     """Check a request against a graph; see `Engine.prepare`."""
     _check_options(spec)
     allowed = limits.grown(graph)
@@ -285,7 +369,7 @@ def prepare(
         tuple(points),
         hidden,
         tuple(seed_keys),
-        run_plan,
+        {path: (np.dtype(wanted.dtype), wanted.shape) for path, wanted in expects.items()},
         make_plan,
     )
 
@@ -298,8 +382,6 @@ def _check_options(spec: RunSpec) -> None:
         raise errors.InvalidOption(
             path="deadline_ms", value=spec.deadline_ms, reason="it must be at least 0"
         )
-    if spec.tier == "compiled":
-        raise errors.CompileFailed(reason="this release runs every graph in the interpreted tier")
 
 
 def expected_point(

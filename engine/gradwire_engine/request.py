@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,11 @@ class RunSpec:
     deadline_ms: float | None = None
     tier: str = "auto"
 
+    @cached_property
+    def key(self) -> str:
+        """Equal for requests that differ only in their deadline."""
+        return repr(replace(self, deadline_ms=None))
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -90,8 +96,9 @@ class RunResult:
 
     Attributes:
         results: Arrays by path: ``outputs/y``, ``gradients/x``, ``tangents/y``, in this order.
-        tier: Which tier ran: ``interpreted``.
-        compile_ms: Milliseconds spent on transforms, passes and planning.
+        tier: Which tier ran: ``compiled`` or ``interpreted``.
+        compile_ms: Milliseconds spent on transforms, passes and planning, and on waiting for the
+            compiled tier where the request insists on it.
         execute_ms: Milliseconds spent computing.
     """
 

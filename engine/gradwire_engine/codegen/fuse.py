@@ -73,6 +73,7 @@ class Fusion:
         graph: What was cut.
         layouts: Where the elements of each value lie; the `buffer` of a layout is the id of the
             real value (or input) that holds them.
+        sums: Sums of matrix products that are computed in place, and the products.
         orders: Matrix products that are stored with their axes in another order, and which.
         groups: In order of execution.
         group_of: The group of each real node.
@@ -80,7 +81,8 @@ class Fusion:
 
     graph: Graph
     layouts: list[Layout]
-    orders: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    sums: dict[int, tuple[int, ...]]
+    orders: dict[int, tuple[int, ...]]
     groups: list[Group] = field(default_factory=list)
     group_of: dict[int, Group] = field(default_factory=dict)
 
@@ -89,20 +91,31 @@ class Fusion:
         k = id - len(self.graph.inputs)
         return self.graph.nodes[k] if k >= 0 else None
 
+    def reads(self, id: int) -> list[Layout]:
+        """What the node that makes a value reads."""
+        m = len(self.graph.inputs)
+        nodes = (self.graph.nodes[k - m] for k in self.sums.get(id, (id,)))
+        return [self.layouts[i] for node in nodes for i in node.inputs]
+
 
 def fuse(graph: Graph) -> Fusion:
     """Cut a graph of primitives into groups."""
     m = len(graph.inputs)
     layouts = [dense(i, spec.type) for i, spec in enumerate(graph.inputs)]
-    fusion = Fusion(graph, layouts, _wanted_orders(graph))
+    users = _users(graph)
+    sums = _sums_of_products(graph, users)
+    absorbed = _absorbed(graph, sums)
+    fusion = Fusion(graph, layouts, sums, _wanted_orders(graph, users, sums))
     readers: dict[int, list[Group]] = {}
     for k, node in enumerate(graph.nodes):
         id = m + k
         fusion.layouts.append(_layout(fusion, id, node))
         if fusion.layouts[id].buffer != id or is_number(node) or node.op.name in ("iota", "const"):
             continue
+        if id in absorbed:
+            continue
         operands = [fusion.layouts[i] for i in node.inputs]
-        if not fusible(fusion, node):
+        if id in sums or not fusible(fusion, node):
             group = Group(len(fusion.groups), Space(1), members=[id], alone=True)
             fusion.groups.append(group)
             fusion.group_of[id] = group
@@ -137,20 +150,57 @@ def fusible(fusion: Fusion, node: Node) -> bool:
     return node.op.name in REDUCTIONS or expression(node.op) is not None
 
 
-def _wanted_orders(graph: Graph) -> dict[int, tuple[int, ...]]:
-    """Matrix products that only a transposition reads: they are stored as it wants them."""
-    m = len(graph.inputs)
-    readers: dict[int, list[int]] = {id: [-1] for _, id in graph.outputs}
+def _users(graph: Graph) -> list[list[int]]:
+    """The nodes that read each value, by index; -1 for an output."""
+    users: list[list[int]] = [[] for _ in range(graph.size)]
     for k, node in enumerate(graph.nodes):
         for i in node.inputs:
-            readers.setdefault(i, []).append(k)
+            users[i].append(k)
+    for _, id in graph.outputs:
+        users[id].append(-1)
+    return users
+
+
+def _sums_of_products(graph: Graph, users: list[list[int]]) -> dict[int, tuple[int, ...]]:
+    """Sums of matrix products that nothing else reads: each is added to the one before."""
+    m = len(graph.inputs)
+    terms: dict[int, tuple[int, ...]] = {}
+    for k, node in enumerate(graph.nodes):
+        if node.op.name == "dot_general":
+            terms[m + k] = (m + k,)
+        elif node.op.name == "add" and len(set(node.inputs)) == 2:
+            a, b = node.inputs
+            if all(i in terms and len(users[i]) == 1 for i in (a, b)):
+                terms[m + k] = terms.pop(a) + terms.pop(b)
+    return {id: found for id, found in terms.items() if len(found) > 1}
+
+
+def _wanted_orders(
+    graph: Graph, users: list[list[int]], sums: dict[int, tuple[int, ...]]
+) -> dict[int, tuple[int, ...]]:
+    """Matrix products that only a transposition reads: they are stored as it wants them."""
+    m = len(graph.inputs)
     found: dict[int, tuple[int, ...]] = {}
     for k, node in enumerate(graph.nodes):
-        users = readers.get(m + k, [])
-        if node.op.name == "dot_general" and len(users) == 1 and users[0] >= 0:
-            user = graph.nodes[users[0]]
-            if user.op.name == "transpose":
+        readers = users[m + k]
+        if (node.op.name == "dot_general" or m + k in sums) and len(readers) == 1:
+            user = graph.nodes[readers[0]]
+            if readers[0] >= 0 and user.op.name == "transpose":
                 found[m + k] = user.op.order()
+    return found
+
+
+def _absorbed(graph: Graph, sums: dict[int, tuple[int, ...]]) -> set[int]:
+    """The products in sums, and the partial sums: they have no memory of their own."""
+    m = len(graph.inputs)
+    found: set[int] = set()
+    for id in sums:
+        stack = list(graph.nodes[id - m].inputs)
+        while stack:
+            part = stack.pop()
+            found.add(part)
+            if graph.nodes[part - m].op.name == "add":
+                stack += graph.nodes[part - m].inputs
     return found
 
 
@@ -186,6 +236,12 @@ def _least(fusion: Fusion, operands: Sequence[Layout]) -> int:
     return max((g.index for g in groups if g is not None), default=-1)
 
 
+def _waits_for(fusion: Fusion, group: Group) -> int:
+    """The position of the last group that another one needs; -1 for none."""
+    makers = (fusion.group_of.get(root) for root in group.reads)
+    return max((g.index for g in makers if g is not None), default=-1)
+
+
 def _insert(fusion: Fusion, operands: Sequence[Layout], size: int) -> Group:
     """A new group: at the end, or if it is tiny, right after those that it needs."""
     place = _least(fusion, operands) + 1 if size <= TINY else len(fusion.groups)
@@ -208,7 +264,9 @@ def _candidates(
     producers = [g for o in operands if (g := fusion.group_of.get(o.buffer)) is not None]
     order = sorted(producers, key=lambda g: -g.index)
     if size <= TINY:
-        order += [g for g in fusion.groups[max(least, 0) :][:6] if g.space.size == size]
+        # Only those that need not wait for more than this node does.
+        near = (g for g in fusion.groups[max(least, 0) :][:6] if g.space.size == size)
+        order += [g for g in near if _waits_for(fusion, g) <= least]
     else:
         order += [g for o in operands for g in reversed(readers.get(o.buffer, ())[-4:])]
         order += [g for g in reversed(fusion.groups[-6:]) if g.space.size == size]

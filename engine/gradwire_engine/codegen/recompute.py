@@ -45,9 +45,7 @@ def stored(fusion: Fusion) -> set[int]:
 
 def _operands(fusion: Fusion, id: int) -> list[int]:
     """The real values that a node reads; numbers are not read."""
-    node = fusion.node(id)
-    assert node is not None
-    roots = (fusion.layouts[i].buffer for i in node.inputs)
+    roots = (layout.buffer for layout in fusion.reads(id))
     return [r for r in roots if (n := fusion.node(r)) is None or not is_number(n)]
 
 
@@ -125,9 +123,7 @@ def _closure(
 def _read_whole(fusion: Fusion, group: Group, root: int) -> bool:
     """Whether every member that reads a value reads it element by element, as it was made."""
     for id in group.members:
-        node = fusion.node(id)
-        assert node is not None
-        for layout in (fusion.layouts[i] for i in node.inputs):
+        for layout in fusion.reads(id):
             if layout.buffer == root and not (
                 layout.is_dense
                 and not layout.offset

@@ -14,14 +14,23 @@ from ..passes.rewrite import rewrite
 from .emit import Emitter
 from .fuse import Fusion, Group, fuse
 from .loops import emit_group
-from .lowering import move
+from .lowering import conv, index, matmul, move, pooling, random, scan, window
 from .program import Layout, Schedule, dense_strides
 from .recompute import recompute, stored
 from .storage import Storage
 
 Lowering = Callable[[Emitter, Any, Sequence[Layout], Layout], bool]
 
-LOWERINGS: dict[str, Lowering] = {**move.LOWERINGS}
+LOWERINGS: dict[str, Lowering] = {
+    **conv.LOWERINGS,
+    **index.LOWERINGS,
+    **matmul.LOWERINGS,
+    **move.LOWERINGS,
+    **pooling.LOWERINGS,
+    **random.LOWERINGS,
+    **scan.LOWERINGS,
+    **window.LOWERINGS,
+}
 
 
 def schedule(graph: Graph, threads: int) -> Schedule:
@@ -31,7 +40,8 @@ def schedule(graph: Graph, threads: int) -> Schedule:
         graph: Primitives only, optimized.
         threads: How many chunks a large call should have.
     """
-    fusion = fuse(_spelled_out(graph))
+    # The maximum that smooth pooling starts with stays in its group.
+    fusion = fuse(pooling.with_pools(spelled_out(graph), extremes=False))
     emit = Emitter(threads, move.lower_copy)
     storage = Storage(fusion, emit)
     recompute(fusion)
@@ -49,7 +59,7 @@ def schedule(graph: Graph, threads: int) -> Schedule:
     return Schedule(tuple(emit.buffers), tuple(emit.steps), outputs)
 
 
-def _spelled_out(graph: Graph) -> Graph:
+def spelled_out(graph: Graph) -> Graph:
     """The graph with `softmax` and `log_softmax` in terms of reductions and pointwise ops."""
 
     def rule(_: GraphBuilder, node: Node, operands: Sequence[Value]) -> Value | None:
@@ -73,8 +83,15 @@ def _emit_alone(emit: Emitter, fusion: Fusion, group: Group, storage: Storage) -
     assert node is not None
     if node.type.size == 0:
         return
-    operands = [storage.layout(i) for i in node.inputs]
     result = storage.layout(id)
+    if id in fusion.sums:
+        for k, product in enumerate(fusion.sums[id]):
+            factor = fusion.node(product)
+            assert factor is not None
+            factors = [storage.layout(i) for i in factor.inputs]
+            matmul.lower_dot(emit, factor.op, factors, result, accumulate=k > 0)
+        return
+    operands = [storage.layout(i) for i in node.inputs]
     if node.op.name == "reshape":
         emit.copy(*_reshaping(operands[0], result))
         return

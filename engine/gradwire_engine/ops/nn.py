@@ -2,8 +2,9 @@
 
 All but `softmax` and `log_softmax` are composites: they state what they compute from other ops and
 get every derivative from those. Those two state their derivatives in terms of their results, so
-that nothing else has to be kept for the way back. Exponentials are shifted by their largest argument, and guards replace the
-operand, never the result, so that neither values nor derivatives overflow.
+that nothing else has to be kept for the way back. Exponentials are shifted by their largest
+argument, and guards replace the operand, never the result, so that neither values nor derivatives
+overflow.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ class Softmax(Op, inputs=("x",), graphm="softmax"):
             return x
         e = x - np.max(x, axis=-1, keepdims=True)
         np.exp(e, out=e)
-        e /= np_sum(e, (x.ndim - 1,), True)
-        return e
+        result: Array = np.divide(e, np_sum(e, (x.ndim - 1,), True), out=e)
+        return result
 
     def jvp_x(self, dx: Value, y: Value, x: Value) -> Value:
         if x.rank == 0:

@@ -163,10 +163,30 @@ def lower_concat(emit: Emitter, op: Any, operands: Sequence[Layout], result: Lay
 
 
 def lower_pad(emit: Emitter, op: Any, operands: Sequence[Layout], result: Layout) -> bool:
-    """What is kept of the operand is copied; before that, if anything is added, all is filled."""
+    """See `pad_into`."""
     (x,) = operands
+    pad_into(emit, x, op.margins(len(x.shape)), op.value, result)
+    return True
+
+
+def pad_into(
+    emit: Emitter,
+    x: Layout,
+    margins: Sequence[tuple[int, int, int]],
+    value: float,
+    result: Layout,
+) -> None:
+    """What is kept of `x` is copied; before that, if anything is added, all is filled.
+
+    Args:
+        emit: Where calls go.
+        x: The operand.
+        margins: (low, high, interior) of each axis, as in the op `pad`.
+        value: What is added.
+        result: Where it goes; of the shape that the margins give.
+    """
     source, target = x, result
-    for axis, (low, _, interior) in enumerate(op.margins(len(x.shape))):
+    for axis, (low, _, interior) in enumerate(margins):
         step = interior + 1
         first = max(0, -(low // step))  # the least i with low + i * step >= 0
         last = min(x.shape[axis], -((low - result.shape[axis]) // step))
@@ -174,9 +194,8 @@ def lower_pad(emit: Emitter, op: Any, operands: Sequence[Layout], result: Layout
         source = _along(source, axis, first, count, 1)
         target = _along(target, axis, low + first * step, count, step)
     if source.type.size < result.type.size:
-        lower_fill(emit, op.value, result)
+        lower_fill(emit, value, result)
     lower_copy(emit, source, target)
-    return True
 
 
 def _along(x: Layout, axis: int, start: int, count: int, step: int) -> Layout:
