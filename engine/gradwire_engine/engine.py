@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from . import errors
+from .arguments import check_tensors
 from .derive import bind, derive
 from .ir import Graph
 from .limits import Limits, check_program
 from .ops import REVERSE_ONLY, find
 from .passes import optimize
-from .prepared import Prepared, check_tensors, expected_point, prepare
+from .prepared import Prepared, expected_point, prepare
 from .request import RunSpec, TransformSpec
 from .runtime import (
     Deadline,
@@ -31,6 +32,7 @@ from .runtime import (
     Tally,
     compiler_for,
     make_plan,
+    processors,
     unavailable,
 )
 from .transform.jvp import reverse_only_nodes
@@ -50,8 +52,8 @@ class Engine:
         memory_limit: Bytes of intermediate and output buffers that a run may need at once, and that
             one value may take; None: no limit.
         compile: Make compiled programs of what is run, in the background.
-        threads: How many threads may work at a time on all compiled runs of this process; None: as
-            many as there are processors.
+        threads: How many threads may work at a time on all compiled runs of this process; None, or
+            more than there are processors: as many as those.
         cache_dir: Where compiled kernels are kept; None: ``GRADWIRE_CACHE_DIR``, or the user's
             cache directory.
         check_types: Compare every intermediate result with its static type; for tests.
@@ -72,7 +74,8 @@ class Engine:
         self._programs: Programs | str = "this engine was made to interpret only"
         if compile:
             reason = unavailable()
-            self._programs = reason or Programs(compiler_for(cache_dir), threads)
+            budget = min(threads or processors(), processors())
+            self._programs = reason or Programs(compiler_for(cache_dir), budget)
         self._cache: OrderedDict[tuple[str, str], Prepared] = OrderedDict()
         self._lock = threading.Lock()
 

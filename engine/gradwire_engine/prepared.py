@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import errors
+from .arguments import Argument, check_tensors, gather, in_native_order
 from .derive import derive, needed_inputs
 from .inspect_values import first_non_finite
 from .ir import Graph, Type
@@ -35,23 +36,6 @@ class Point:
 
     prefix: str
     split: Linearization
-
-
-@dataclass(frozen=True)
-class Argument:
-    """Where an input of an executable graph comes from.
-
-    Attributes:
-        path: The tensor's path; None: never given.
-        hidden: The name of the residual that it is instead, if there is one.
-        default: What makes its value if it is not given; None: then no step reads it.
-        type: The type of that value.
-    """
-
-    path: str | None
-    hidden: str
-    default: Callable[..., Array] | None
-    type: Type
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,7 @@ class Prepared:
         size = None
         if not self._fits(tensors):
             size = self._check(tensors)
-            tensors = {path: _native_order(array) for path, array in tensors.items()}
+            tensors = {path: in_native_order(array) for path, array in tensors.items()}
         tier = "interpreted" if spec.nan_policy == "error" else spec.tier
         ready = self._ready.get(size) or self._make_ready(size, deadline)
         native = ready.executable.choose(tier, deadline)
@@ -122,7 +106,7 @@ class Prepared:
         residuals = self._residuals(tensors, tier, deadline) if self.points else {}
         if spec.nan_policy == "error":
             self._inspect(tensors, residuals, size, deadline)
-        arguments = _gather(ready.arguments, tensors, residuals)
+        arguments = gather(ready.arguments, tensors, residuals)
         arrays = ready.executable.run(native, arguments, deadline, upgrade=tier == "auto")
         results = dict(zip(ready.paths, arrays, strict=True))
         finished = time.perf_counter()
@@ -251,79 +235,13 @@ class Prepared:
         def run(question: Question) -> list[tuple[tuple[str, str], Array]]:
             ready = self._build(question, size, deadline)
             native = ready.executable.choose("interpreted")
-            arguments = _gather(ready.arguments, tensors, residuals)
+            arguments = gather(ready.arguments, tensors, residuals)
             arrays = ready.executable.run(native, arguments, deadline)
             return list(zip(ready.answers, arrays, strict=True))
 
         fault = first_non_finite(self.question, size is not None, tensors, self.hidden, run)
         if fault is not None:
             raise fault
-
-
-def _gather(
-    wanted: Sequence[Argument], tensors: Mapping[str, Array], residuals: Mapping[str, Array]
-) -> list[Array | None]:
-    """One array for each input of an executable graph, defaults filled in."""
-    found: list[Array | None] = []
-    for argument in wanted:
-        given = residuals.get(argument.hidden) if residuals else None
-        if given is None and argument.path is not None:
-            given = tensors.get(argument.path)
-        if given is None and argument.default is not None:
-            given = argument.default(argument.type.shape, argument.type.dtype)
-        found.append(given)
-    return found
-
-
-def _native_order(array: Array) -> Array:
-    """The same numbers in the byte order of this machine."""
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def check_tensors(
-    expects: Mapping[str, Expected], needed: Sequence[str], tensors: Mapping[str, Array]
-) -> int | None:
-    """Compare tensors with what is expected of them.
-
-    Returns:
-        The length of the mapped axis, if there is one.
-
-    Raises:
-        MissingInput, or a shape or dtype mismatch: The first thing that does not fit.
-    """
-    size: int | None = None
-    for path, array in tensors.items():
-        expected = expects[path]
-        wanted = tuple(size if s is None and size is not None else s for s in expected.shape)
-        fits = len(array.shape) == len(wanted) and all(
-            w is None or w == s for w, s in zip(wanted, array.shape, strict=True)
-        )
-        if array.dtype != expected.dtype and array.dtype.name != expected.dtype:
-            raise _mismatch(path, "dtype", expected, expected.dtype, array.dtype.name)
-        if not fits:
-            shown = ["n" if w is None else w for w in wanted]
-            raise _mismatch(path, "shape", expected, shown, list(array.shape))
-        if None in expected.shape:
-            size = array.shape[expected.shape.index(None)]
-    for path in needed:
-        if path not in tensors:
-            raise errors.MissingInput(input=path.split("inputs/", 1)[1])
-    return size
-
-
-def _mismatch(
-    path: str, what: str, wanted: Expected, expected: Any, actual: Any
-) -> errors.EngineError:
-    """The error for a tensor that is sound but not of the declared type."""
-    head, _, name = path.rpartition("inputs/") if "inputs/" in path else path.partition("/")
-    if head == "cotangents":
-        cls = {"shape": errors.CotangentShapeMismatch, "dtype": errors.CotangentDtypeMismatch}
-        return cls[what](output=name, expected=expected, actual=actual, source=wanted.source)
-    if head == "tangents":
-        kinds = {"shape": errors.TangentShapeMismatch, "dtype": errors.TangentDtypeMismatch}
-        return kinds[what](input=name, expected=expected, actual=actual)
-    given = {"shape": errors.InputShapeMismatch, "dtype": errors.InputDtypeMismatch}
-    return given[what](input=name, expected=expected, actual=actual)
 
 
 # -- preparing -------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ class Native:
         for operand in step.operands:
             found += self._bind(operand)
         for word in step.words:
-            found.append(word if isinstance(word, int) else _bits(word))
+            found.append(int(word) if isinstance(word, int | np.integer) else _bits(word))
         return np.array(found, np.int64)
 
     def _bind(self, operand: Operand) -> tuple[int, int]:
@@ -190,7 +190,7 @@ class Native:
             array
             if type(array) is np.ndarray and array.flags.num & SOUND == SOUND
             else _sound(array)
-            for array in arguments
+            for array in arguments[: self._input_count]
         ]
         results = [np.empty(shape, dtype) for shape, dtype in self._outputs]
         team = self._team

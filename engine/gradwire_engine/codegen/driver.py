@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .prelude import inline, word
+from .prelude import word
 from .words import (
     ACTIVE,
     BUDGET,
@@ -56,6 +57,8 @@ _CHUNKS = (1 << 20) - 1
 """The bits of a ticket that count chunks; those above are its generation."""
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+inline = numba.njit(inline="always", error_model="numpy")  # compiled once, with its caller
 
 
 def _external(name: str, result: Any, *arguments: Any) -> Any:

@@ -40,8 +40,7 @@ def schedule(graph: Graph, threads: int) -> Schedule:
         graph: Primitives only, optimized.
         threads: How many chunks a large call should have.
     """
-    # The maximum that smooth pooling starts with stays in its group.
-    fusion = fuse(pooling.with_pools(spelled_out(graph), extremes=False))
+    fusion = fuse(pooling.with_pools(spelled_out(graph)))
     emit = Emitter(threads, move.lower_copy)
     storage = Storage(fusion, emit)
     recompute(fusion)

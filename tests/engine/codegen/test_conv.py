@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gradwire_engine import Graph, Input, Type, passes, transform
-from gradwire_engine.codegen.lowering import conv, conv_blocks
+from gradwire_engine.codegen.lowering import conv, conv_blocks, conv_cuts
 from gradwire_engine.codegen.lowering.conv import lower_conv_general
 from gradwire_engine.codegen.program import Call, Layout
 from gradwire_engine.codegen.programs import jit_is_off
@@ -26,8 +26,8 @@ TOLERANCE = {"float32": 2e-6, "float64": 1e-12}
 
 
 def clear_plans() -> None:
-    conv_blocks.cut_product.cache_clear()
-    conv_blocks.cut_weights.cache_clear()
+    conv_cuts.cut_product.cache_clear()
+    conv_cuts.cut_weights.cache_clear()
 
 
 def check(
@@ -102,7 +102,7 @@ def test_any_geometry(seed: int, dtype: str, monkeypatch: pytest.MonkeyPatch) ->
             x, w = turned(rng, x), turned(rng, w)
         order = rng.permutation(x.ndim).tolist() if rng.random() < 0.3 else None
         # Small tiles, so that there are many.
-        monkeypatch.setattr(conv_blocks, "TILE_BYTES", (int(rng.choice([512, 4096, 100_000])),))
+        monkeypatch.setattr(conv_cuts, "TILE_BYTES", (int(rng.choice([512, 4096, 100_000])),))
         clear_plans()
         check(op, x, w, threads=int(rng.integers(1, 4)), order=order)
     clear_plans()
@@ -133,7 +133,12 @@ def test_infinities_stay_where_they_are(kernel: int) -> None:
 
 @pytest.mark.parametrize(
     ("x", "w", "low"),
-    [((0, 2, 5), (3, 2, 3), 0), ((2, 0, 5), (3, 0, 3), 0), ((2, 2, 0), (3, 2, 3), 2)],
+    [
+        ((0, 2, 5), (3, 2, 3), 0),
+        ((2, 0, 5), (3, 0, 3), 0),
+        ((2, 2, 0), (3, 2, 3), 2),
+        ((2, 0, 5), (3, 0, 1), 0),
+    ],
 )
 def test_empty(x: tuple[int, ...], w: tuple[int, ...], low: int) -> None:
     check(ConvGeneral(low=low, high=low), np.ones(x), np.ones(w))
@@ -206,7 +211,7 @@ def test_scratch_memory_does_not_grow_with_the_batch(samples: int) -> None:
     for found in forms((samples, 64, 56, 56), (64, 64, 3, 3), 1, 1).values():
         for call in found:
             words = dict(zip(range(10, 99), call.words, strict=False))
-            assert words[conv_blocks.SCRATCH] <= 2 * conv_blocks.SCRATCH_BYTES
+            assert words[conv_blocks.SCRATCH] <= 2 * conv_cuts.SCRATCH_BYTES
 
 
 def test_tables_name_cells_once() -> None:
@@ -219,7 +224,7 @@ def test_tables_name_cells_once() -> None:
     problem = conv_blocks.Problem(
         "float32", 1, 5, 4, conv_blocks.simplified(axes), strides, strides, strides, 9
     )
-    cut = conv_blocks.cut_product(problem, 2)
+    cut = conv_cuts.cut_product(problem, 2)
     table = cut.table()
     assert table.shape == (5 * 9, 2)
     assert len(set(table[:, 1].tolist())) == len(set(table[:, 0].tolist())) == 45

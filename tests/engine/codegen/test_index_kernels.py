@@ -14,6 +14,8 @@ from gradwire_engine.ops.index import Indexed, ScatterAdd, Take
 
 from .emitted import Array, Emitted
 
+pytestmark = [pytest.mark.slow] if prelude.JIT else []  # kernels take their time to compile
+
 RNG = np.random.default_rng(0)
 
 

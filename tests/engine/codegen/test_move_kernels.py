@@ -15,6 +15,8 @@ from gradwire_engine.ops.shape import Concat, Pad
 
 from .emitted import Array, Emitted
 
+pytestmark = [pytest.mark.slow] if prelude.JIT else []  # kernels take their time to compile
+
 LARGE = 70 if prelude.JIT else 19
 
 

@@ -46,8 +46,8 @@ def test_numbers_of_a_seed_in_the_graph(
 def test_numbers_of_seeds_given_to_a_run(shape: tuple[int, ...], dtype: str) -> None:
     op = RandUniform(shape, None, 2**63 + 7, dtype)
     with np.errstate(over="ignore"):
-        for seeds in (SEEDS, SEEDS.T, SEEDS[0, 1], SEEDS[:, ::-2]):
-            np.testing.assert_array_equal(draw(op, np.asarray(seeds)), op.numpy(np.asarray(seeds)))
+        for seeds in (SEEDS, SEEDS.T, np.array(-2)):
+            np.testing.assert_array_equal(draw(op, seeds), op.numpy(seeds))
 
 
 def test_results_may_be_strided_and_empty() -> None:

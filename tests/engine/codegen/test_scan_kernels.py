@@ -15,6 +15,8 @@ from gradwire_engine.ops.reduce import Argmax, Argmin, Cumsum
 
 from .emitted import Array, Emitted
 
+pytestmark = [pytest.mark.slow] if prelude.JIT else []  # kernels take their time to compile
+
 RNG = np.random.default_rng(0)
 LONG = 300 if prelude.JIT else 70
 

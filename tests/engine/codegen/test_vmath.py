@@ -21,7 +21,7 @@ mp = pytest.importorskip("mpmath").mp
 Array = np.ndarray[Any, Any]
 
 DTYPES = {"f32": "float32", "f64": "float64", "i64": "int64"}
-COUNT = 700 if prelude.JIT else 60
+COUNT = 400 if prelude.JIT else 60
 NAN, INF = math.nan, math.inf
 LIMIT = 4.0
 """Units in the last place that a result may be off by."""
@@ -117,7 +117,9 @@ def numbers(dtype: str, count: int, seed: int) -> Array:
         *near,
         [format.max, -format.max, format.tiny, format.smallest_subnormal],
     ]
-    return np.concatenate([np.asarray(p).astype(dtype) for p in (*parts, subnormal, -subnormal)])
+    joined = np.concatenate([np.asarray(p, dtype) for p in (*parts, subnormal, -subnormal)])
+    finite: Array = joined[np.isfinite(joined)]
+    return finite
 
 
 def ulps(got: Array, exact: Sequence[Any]) -> Array:
@@ -252,7 +254,7 @@ def test_pairs_of_special_values_follow_numpy(
     with np.errstate(all="ignore"):
         wanted = function(a, b)
     got = apply(f"{name}_{kind}", a, b)
-    exact = ~np.isfinite(wanted) | np.isin(wanted, [0, 1, -1])
+    exact = ~np.isfinite(wanted) | (wanted == 0)
     assert_same(got[exact], wanted[exact])
     tolerance = LIMIT * float(format.eps)
     np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=4 * small)

@@ -25,6 +25,8 @@ from gradwire_engine.ops.window_numpy import Grid, overlap_add, windows
 
 from .emitted import Array, Emitted
 
+pytestmark = [pytest.mark.slow] if prelude.JIT else []  # kernels take their time to compile
+
 RNG = np.random.default_rng(0)
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13, "int64": 0}
 
@@ -35,7 +37,7 @@ LINE = ((3,), (1,), (1,))
 SOLID = ((2, 1, 3), (1, 2, 2), (1, 0, 1))
 FAR = ((6, 7), (3, 4), (5, 3))
 LOOSE = ((2, 2), (3, 9), (4, 3))
-GEOMETRIES = [OVERLAPPING, FAR]  # each has kernels of its own, which take their time to compile
+GEOMETRIES: list[Any] = [OVERLAPPING, FAR]
 if not prelude.JIT:
     GEOMETRIES += [TILED, UNEVEN, LINE, SOLID, LOOSE]
 

@@ -1,1 +1,1 @@
-"""Kernels written by hand, for what generated loops do not do well; see `lowering` for their use."""
+"""Kernels written by hand, for what generated loops do not do well; `lowering` says when."""

@@ -31,6 +31,7 @@ BLOCK = 4096
     DEPTH,
     SLICES,
     FEW,
+    FEW_PIECES,
     P_STEP,
     X_STEP,
     X_FEW,
@@ -40,13 +41,14 @@ BLOCK = 4096
     ADD,
     ALPHA,
     OUTER,
-) = range(6, 20)
+) = range(6, 21)
 """Words after the operands P, X, Y.
 
 Sums for each vector, and how many of them an iteration has; products in each; slices of the depth;
-vectors. Strides in elements: of P along the axis that does not run along memory, of X along the
-depth, of X from vector to vector; of Y along the sums, from vector to vector, from slice to slice.
-Then whether Y is added to, and the factor; outer axes as in `gemm`.
+vectors, and among how many iterations they are shared out. Strides in elements: of P along the axis
+that does not run along memory, of X along the depth, of X from vector to vector; of Y along the
+sums, from vector to vector, from slice to slice. Then whether Y is added to, and the factor; outer
+axes as in `gemm`.
 """
 
 
@@ -137,6 +139,7 @@ def strips(args: int) -> int:
 @inline
 def locate(args: int, at: int) -> tuple[int, int, int, int, int]:
     """First sum and number of sums of an iteration, the same of products, and its outer index."""
+    at //= word(args, FEW_PIECES)
     panel = at // strips(args)
     first = (at - panel * strips(args)) * word(args, LENGTH)
     count = min(word(args, LENGTH), word(args, COUNT) - first)
@@ -147,11 +150,19 @@ def locate(args: int, at: int) -> tuple[int, int, int, int, int]:
     return first, count, start, depth, index
 
 
+@inline
+def vectors(args: int, at: int) -> tuple[int, int]:
+    """The vectors of an iteration: the first, and the one past the last."""
+    pieces, few = word(args, FEW_PIECES), word(args, FEW)
+    piece = at % pieces
+    return piece * few // pieces, (piece + 1) * few // pieces
+
+
 def make_dots(dtype: str, group: int) -> Any:
     """Y[f, r] = alpha sum over k of P[r, k] X[f, k] (+ Y), where k runs along memory in P and X.
 
-    An iteration is a strip of r in one slice of the depth at one index of the outer axes; `group`
-    of them, at most `CHAINS`, are summed side by side.
+    An iteration is a strip of r and a share of f, in one slice of the depth, at one index of the
+    outer axes. `group` of r, at most `CHAINS`, are summed side by side.
     """
     number, item, dots = REALS[dtype], ITEM[dtype], _make_dots(dtype, group)
 
@@ -160,12 +171,13 @@ def make_dots(dtype: str, group: int) -> Any:
         alpha = number(real(args, ALPHA))
         for at in range(lo, hi):
             first, count, start, depth, index = locate(args, at)
-            part = at // strips(args) % word(args, SLICES)
+            low, high = vectors(args, at)
+            part = at // word(args, FEW_PIECES) // strips(args) % word(args, SLICES)
             p = first * p_step + start + origin(args, OUTER, index, 0)
             x = start + origin(args, OUTER, index, 1)
             y = first * y_step + part * word(args, Y_SLICE) + origin(args, OUTER, index, 2)
             for r in range(0, count, group):
-                for f in range(word(args, FEW)):
+                for f in range(low, high):
                     add = word(args, ADD)
                     for k in range(0, depth, BLOCK):
                         dots(
@@ -188,7 +200,8 @@ def make_dots(dtype: str, group: int) -> Any:
 def make_sums(dtype: str) -> Any:
     """Y[f, r] = alpha sum over k of X[f, k] P[k, r] (+ Y), where r runs along memory in P and Y.
 
-    An iteration is a strip of r in one slice of the depth at one index of the outer axes.
+    An iteration is a strip of r and a share of f, in one slice of the depth, at one index of the
+    outer axes.
     """
     number, item = REALS[dtype], ITEM[dtype]
     load, store = MEMORY[dtype]
@@ -208,7 +221,8 @@ def make_sums(dtype: str) -> Any:
         alpha = number(real(args, ALPHA))
         for at in range(lo, hi):
             first, count, start, depth, index = locate(args, at)
-            part = at // strips(args) % word(args, SLICES)
+            low, high = vectors(args, at)
+            part = at // word(args, FEW_PIECES) // strips(args) % word(args, SLICES)
             p = operand(frame, args, 0) + item * (
                 first + start * p_step + origin(args, OUTER, index, 0)
             )
@@ -220,19 +234,19 @@ def make_sums(dtype: str) -> Any:
             begun = 0
             if word(args, ADD) == 0:
                 begun = 1
-                for f in range(word(args, FEW)):
+                for f in range(low, high):
                     a, total = alpha * load(x + f * x_few, 0, 1), y + f * y_few
                     for i in range(count):
                         store(total, i, a * load(p, i, 0), 2)
             whole = depth - (depth - begun) % STREAMS
             for k in range(begun, whole, STREAMS):
                 rows, factors = p + k * p_step * item, x + k * x_step * item
-                for f in range(word(args, FEW)):
+                for f in range(low, high):
                     add_streams(
                         y + f * y_few, count, rows, p_step, factors + f * x_few, x_step, alpha
                     )
             for k in range(whole, depth):
-                for f in range(word(args, FEW)):
+                for f in range(low, high):
                     a, total = alpha * load(x + f * x_few, k * x_step, 1), y + f * y_few
                     for i in range(count):
                         store(total, i, load(total, i, 2) + a * load(p, k * p_step + i, 0), 2)

@@ -13,6 +13,7 @@ from .vectors import I64, ITEM, LINE_BYTES, WIDE, Vectors, own, view
 
 TILE_ROWS = 12 if WIDE else 6
 TILE_VECTORS = 2
+UNROLLED = 4
 
 SCALARS = {"float32": types.float32, "float64": types.float64}
 
@@ -71,10 +72,16 @@ def make_tile(dtype: str, vectors: int) -> Any:
                 for k in range(vectors):
                     i = r * vectors + k
                     sums[i] = v.fma(factor, row[k], sums[i])
-            return [v.at(left, a_depth), v.at(right, b_depth), *sums]
+            return [v.opaque(v.at(left, a_depth)), v.opaque(v.at(right, b_depth)), *sums]
+
+        def steps(state: Any) -> Any:
+            for _ in range(UNROLLED):
+                state = step(state)
+            return state
 
         state = [v.pointer(a), v.pointer(b), *[v.zero] * (TILE_ROWS * vectors)]
-        _, _, *sums = v.repeat(depth, state, step)
+        state = v.repeat(builder.sdiv(depth, I64(UNROLLED)), state, steps)
+        _, _, *sums = v.repeat(builder.srem(depth, I64(UNROLLED)), state, step)
 
         factor = v.splat(alpha)
         adding = builder.icmp_signed("!=", add, I64(0))

@@ -65,6 +65,15 @@ class Vectors:
         """An address as a pointer to elements."""
         return self.builder.inttoptr(address, self.element.as_pointer())
 
+    def opaque(self, pointer: Any) -> Any:
+        """The same pointer, such that LLVM does not see how it came about.
+
+        In an unrolled loop LLVM prefers to work out all addresses in advance, more than there are
+        registers for.
+        """
+        kind = ir.FunctionType(pointer.type, [pointer.type])
+        return self.builder.asm(kind, "", "=r,0", [pointer], side_effect=False)
+
     def splat(self, scalar: Any) -> Any:
         """A vector of equal elements."""
         kind = ir.VectorType(scalar.type, self.lanes)

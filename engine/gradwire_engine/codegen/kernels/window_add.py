@@ -44,12 +44,12 @@ def make_unpick(dtype: str, size: int, cells: int, step: int, over: int) -> Any:
     An iteration is a band of rows of a plane: the winners of all windows that meet it are noted in
     scratch memory beside their cotangents, then its cells gather.
 
-    Operands: by [planes, *size], ct [planes, *windows], result [planes, *size], scratch, and tables:
-    for each band its first row and the one past its last, and the same of its window rows; for each
-    window row its pieces as in `window.make_pick`, then which piece of the window each really is;
-    for each row of cells `over` pairs, the window row that covers it and as which piece. Where
-    there are fewer, as window row -1 and piece -2, which nobody wins. Extra words: how many bands a
-    plane has, and how many window rows scratch memory has room for.
+    Operands: by [planes, *size], ct [planes, *windows], result [planes, *size], scratch, and three
+    tables. For each band: its first row and the one past its last, and the same of its window rows.
+    For each window row: its pieces as in `window.make_pick`, then which piece of the window each
+    really is. For each row of cells: `over` pairs, a window row that covers it and as which piece;
+    where there are fewer, window row -1 and piece -2, which nobody wins. Extra words: how many
+    bands a plane has, and how many window rows scratch memory has room for.
 
     Args:
         dtype: Of all but the tables.
@@ -152,7 +152,7 @@ def make_unpick(dtype: str, size: int, cells: int, step: int, over: int) -> Any:
 def make_far_unpick(dtype: str) -> Any:
     """As `make_unpick`, for windows of any size; an iteration is a plane.
 
-    Operands: by [planes, *size], ct [planes, *windows], result [planes, *size], the table of pieces.
+    Operands: by [planes, *size], ct [planes, *windows], result [planes, *size], table of pieces.
     """
     kind, load, store = KINDS[dtype]
     find, at = make_find(dtype), 8
@@ -251,9 +251,9 @@ def make_spread(dtype: str, cells: int | None, step: int | None, over: int) -> A
 def make_fold(dtype: str, step: int | None) -> Any:
     """Every cell of every window added to where it came from; an iteration is a row of cells.
 
-    Operands: windows [planes, pieces, cells, window rows, windows], result [planes, *size], scratch,
-    for each row of cells pairs of a window row that covers it (or -1) and as which piece. Extra
-    words: rows of cells of a plane, how many window rows cover one at most.
+    Operands: windows [planes, pieces, cells, window rows, windows], result [planes, *size],
+    scratch, for each row of cells pairs of a window row that covers it (or -1) and as which piece.
+    Extra words: rows of cells of a plane, how many window rows cover one at most.
 
     Args:
         dtype: Of windows and result.

@@ -28,14 +28,16 @@ from .conv_blocks import (
     Cut,
     Problem,
     Strides,
-    cut_product,
-    cut_weights,
     simplified,
 )
+from .conv_cuts import cut_product, cut_weights
 from .matmul import lower_dot
 
 WASTEFUL = 1.5
 """How much slower than its multiplications alone the first way must be for a look at the other."""
+
+MANY_FILTERS, MANY_PLACES = 16, 512
+"""From so many filters and outputs of each on, weights are laid out anew if they lie badly."""
 
 LONG_TABLE = 1 << 15
 """Entries of a table: the other way is not looked at if it has more."""
@@ -65,6 +67,8 @@ def lower_conv_general(emit: Emitter, op: Any, operands: Sequence[Layout], resul
     g: Geometry = op.geometry(x.type, w.type)
     if _as_dot(emit, g, x, w, result):
         return True
+    if _scattered(g, w):
+        w = emit.densify(w)
     for phases in itertools.product(*(_phases(g, a) for a in range(len(g.size)))):
         ways = [_product(g, phases, x, w, result), _weights(g, phases, x, w, result)]
         first, second = reversed(ways) if g.offsets > g.places else ways
@@ -76,6 +80,20 @@ def lower_conv_general(emit: Emitter, op: Any, operands: Sequence[Layout], resul
                 first, cut = second, other
         _emit(emit, first, cut)
     return True
+
+
+def _scattered(g: Geometry, w: Layout) -> bool:
+    """Whether weights lie so badly, and are read so often, that a copy is worth its time.
+
+    A kernel walks through the weights of a few filters at a time; those of one filter are far
+    apart where `conv_general` exchanges filters and channels, for the gradient of a signal.
+    """
+    return (
+        abs(w.strides[1]) > abs(w.strides[0])
+        and g.offsets <= g.places
+        and g.filters >= MANY_FILTERS
+        and g.samples * g.places >= MANY_PLACES
+    )
 
 
 LOWERINGS = {"conv_general": lower_conv_general}

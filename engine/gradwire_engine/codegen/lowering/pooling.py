@@ -70,14 +70,13 @@ class PoolSpread(Op, inputs=("ct",), private=True):
         return np.asarray(total if self.divisor == 1 else total / self.divisor, dtype=ct.dtype)
 
 
-def with_pools(graph: Graph, *, extremes: bool = True) -> Graph:
+def with_pools(graph: Graph) -> Graph:
     """The graph with `PoolReduce` and `PoolSpread` wherever a part of it amounts to one.
 
     Args:
         graph: Primitives only.
-        extremes: Whether maxima and minima of windows are replaced, not only sums.
     """
-    return dce(rewrite(graph, _Rules(graph, extremes)))
+    return dce(rewrite(graph, _Rules(graph)))
 
 
 REDUCTIONS = {ReduceSum: "sum", ReduceMax: "max", ReduceMin: "min"}
@@ -90,8 +89,8 @@ class _Rules:
     nobody else wants the undivided value.
     """
 
-    def __init__(self, graph: Graph, extremes: bool) -> None:
-        self._graph, self._extremes = graph, extremes
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
         self._uses = Counter(i for node in graph.nodes for i in node.inputs)
         self._uses.update(id for _, id in graph.outputs)
 
@@ -113,7 +112,7 @@ class _Rules:
         """A reduction over exactly the kernel axes of an unfolded value."""
         how = REDUCTIONS[type(node.op)]
         made = _maker(view, Unfold)
-        if made is None or (how != "sum" and not self._extremes):
+        if made is None:
             return None
         unfold, (x,) = made
         rank = unfold.spatial(x.rank)

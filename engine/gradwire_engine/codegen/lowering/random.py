@@ -36,7 +36,7 @@ def lower_rand_uniform(emit: Emitter, op: Any, operands: Sequence[Layout], resul
         [target, seeds],
         [math.prod(op.shape), int(np.uint64(op.stream).astype(np.int64))],
         count=total,
-        chunks=chunks_for(total, 1.2 * total, emit.threads),
+        chunks=chunks_for(total, 0.9 * total, emit.threads),
         writes=[0],
     )
     if target is not result:

@@ -155,7 +155,9 @@ def _parts(kind: Kind, sine: Any, cosine: Any) -> Any:
     def parts(r: Any) -> Any:
         z = r * r
         s = r + r * z * polynomial(z, sine)
-        return s, (one - half * z) + z * z * polynomial(z, cosine)
+        top = one - half * z
+        rest = (one - top) - half * z  # the rounding error of top
+        return s, top + (rest + z * z * polynomial(z, cosine))
 
     return parts
 
