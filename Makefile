@@ -8,7 +8,7 @@ TYPED  := client engine service tests scripts examples
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help setup demo test test-fast check format lint types imports generated fmt gen docs serve docker clean
+.PHONY: help setup demo test test-fast faults soak check format lint types imports generated fmt gen docs serve docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,12 @@ test: $(VENV)/.dev ## run the whole test suite
 
 test-fast: $(VENV)/.dev ## run the tests that take milliseconds
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow"
+
+faults: $(VENV)/.dev ## the long fault tests: kills and full disks in earnest (about an hour)
+	@$(BIN)/python -m pytest tests/faults --long --timeout 7200
+
+soak: $(VENV)/.dev ## half an hour of mixed load, memory watched
+	@$(BIN)/python -m pytest tests/soak --long --timeout 7200
 
 check: format lint types imports generated ## everything CI checks beside the tests
 

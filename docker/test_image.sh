@@ -35,7 +35,7 @@ trap finish EXIT
 
 start() {
   "$engine" run --detach --name "$name" --network host --read-only --tmpfs /tmp \
-    --cap-drop all --security-opt no-new-privileges --env "GRADWIRE_PORT=$port" \
+    --cap-drop all --security-opt no-new-privileges --env "GRADWIRE_PORT=$port" --env GRADWIRE_KEYS=off \
     --volume "$name:/data" "$image" > /dev/null
   for _ in $(seq 100); do
     curl --silent --fail "$url/healthz" > /dev/null && return

@@ -302,7 +302,7 @@ def settings_page() -> str:
     flags = {"host", "port", "workers", "data_dir"}
     for name, field in Settings.model_fields.items():
         flag = f"`--{name.replace('_', '-')}`" if name in flags else ""
-        default = "" if field.default is None else code(str(field.default))
+        default = "" if field.default in (None, ()) else code(str(field.default))
         text = (field.description or "").replace("|", "\\|")
         lines.append(f"| `GRADWIRE_{name.upper()}` | {flag} | {default} | {text} |")
     return page(lines)

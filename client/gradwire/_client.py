@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, Literal, Self, cast
@@ -10,6 +12,7 @@ import httpx
 
 from gradwire import _exchanges as exchanges
 from gradwire._connection import AsyncConnection, Config, Connection
+from gradwire._progress import NewMeter, bars
 from gradwire._protocol import RetryPolicy
 from gradwire._session import AsyncSession, Session
 
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient", "Client", "connect", "connect_async", "local"]
 
 _TIMEOUT: Final = 60.0
+_CONNECT_TIMEOUT: Final = 10.0
+_POOL: Final = httpx.Limits(max_connections=100, keepalive_expiry=60.0)
+"""A server keeps idle connections a little longer, so that it is the client that closes them."""
+_API_KEY: Final = "GRADWIRE_API_KEY"
 _ENTRY_POINTS: Final = "gradwire.local"
 
 Mode = Literal["forward", "vjp", "jvp"]
@@ -138,8 +145,8 @@ class Client:
         """
         return self._connection.perform(exchanges.op(name))
 
-    def limits(self) -> dict[str, float]:
-        """The limits that the server has in force."""
+    def limits(self) -> dict[str, float | None]:
+        """The limits that the server has in force; None where there is none."""
         return self._connection.perform(exchanges.limits())
 
     def __repr__(self) -> str:
@@ -227,7 +234,7 @@ class AsyncClient:
         """As `Client.op`."""
         return await self._connection.perform(exchanges.op(name))
 
-    async def limits(self) -> dict[str, float]:
+    async def limits(self) -> dict[str, float | None]:
         """As `Client.limits`."""
         return await self._connection.perform(exchanges.limits())
 
@@ -238,48 +245,65 @@ class AsyncClient:
 def connect(
     url: str,
     *,
+    api_key: str | None = None,
     binary: bool = True,
     keep_sources: bool = True,
     timeout: float | None = _TIMEOUT,
     headers: Mapping[str, str] | None = None,
     attempts: int = RetryPolicy.attempts,
+    progress: bool | NewMeter = False,
     transport: httpx.BaseTransport | None = None,
 ) -> Client:
     """A client of the server at `url`; nothing is sent yet.
 
     Args:
         url: Where the server is, `http://127.0.0.1:8000`.
+        api_key: The key to show, by default that of the environment, `GRADWIRE_API_KEY`; "" none.
         binary: Tensors travel as safetensors; False sends and asks for JSON.
         keep_sources: Ops carry the file and line that called them, for later errors.
-        timeout: Seconds to wait for a connection, or for the next bytes; None waits for ever.
+        timeout: Seconds to wait for the next bytes, and at most 10 of them for a connection; None
+            waits for ever.
         headers: Further headers of every request.
         attempts: The most times that one request is sent.
+        progress: Show a bar while 8 MiB or more go over the wire, which needs tqdm (the extra
+            `progress`); or what makes another meter, of `"sending"` or `"receiving"` and the bytes.
         transport: An httpx transport to send through.
 
     Raises:
-        ValueError: `url` does not begin with http:// or https://.
+        ValueError: `url` does not begin with http:// or https://, or the key cannot be one.
+        ImportError: A bar is wanted, and tqdm is not installed.
     """
     http = httpx.Client(
-        base_url=_address(url), timeout=timeout, headers=_headers(headers), transport=transport
+        base_url=_address(url),
+        timeout=_timeout(timeout),
+        headers=_headers(headers, api_key),
+        limits=_POOL,
+        transport=transport,
     )
-    return Client(http, Config(binary, keep_sources, RetryPolicy(attempts)))
+    return Client(http, Config(binary, keep_sources, RetryPolicy(attempts), _meters(progress)))
 
 
 def connect_async(
     url: str,
     *,
+    api_key: str | None = None,
     binary: bool = True,
     keep_sources: bool = True,
     timeout: float | None = _TIMEOUT,
     headers: Mapping[str, str] | None = None,
     attempts: int = RetryPolicy.attempts,
+    progress: bool | NewMeter = False,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncClient:
     """As `connect`, for asyncio."""
     http = httpx.AsyncClient(
-        base_url=_address(url), timeout=timeout, headers=_headers(headers), transport=transport
+        base_url=_address(url),
+        timeout=_timeout(timeout),
+        headers=_headers(headers, api_key),
+        limits=_POOL,
+        transport=transport,
     )
-    return AsyncClient(http, Config(binary, keep_sources, RetryPolicy(attempts)))
+    return AsyncClient(http, Config(binary, keep_sources, RetryPolicy(attempts), _meters(progress)))
 
 
 def local(*, binary: bool = True, keep_sources: bool = True) -> Client:
@@ -301,6 +325,7 @@ def local(*, binary: bool = True, keep_sources: bool = True) -> Client:
         raise ImportError(hint) from missing
     return connect(
         "http://gradwire.local",
+        api_key="",
         binary=binary,
         keep_sources=keep_sources,
         timeout=None,
@@ -314,5 +339,22 @@ def _address(url: str) -> str:
     return url
 
 
-def _headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    return {"User-Agent": f"gradwire-python/{metadata.version('gradwire')}", **(headers or {})}
+def _headers(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
+    key = os.environ.get(_API_KEY, "") if api_key is None else api_key
+    if not re.fullmatch(r"[!-~]*", key):
+        raise ValueError("an API key is made of visible ASCII characters; this one has others")
+    return {
+        "User-Agent": f"gradwire-python/{metadata.version('gradwire')}",
+        **({"Authorization": f"Bearer {key}"} if key else {}),
+        **(headers or {}),
+    }
+
+
+def _timeout(seconds: float | None) -> httpx.Timeout:
+    if seconds is None:
+        return httpx.Timeout(None)
+    return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_TIMEOUT))
+
+
+def _meters(progress: bool | NewMeter) -> NewMeter | None:
+    return progress if callable(progress) else bars() if progress else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 
 from gradwire import errors
+from gradwire._progress import NewMeter, measured
 from gradwire._protocol import (
     CHUNK,
     Answer,
@@ -45,11 +46,13 @@ class Config:
         binary: Send and ask for tensors as safetensors rather than JSON.
         keep_sources: Send the caller's file and line with each op.
         policy: When requests are sent again.
+        progress: Makes the meters of large transfers, if there are to be any.
     """
 
     binary: bool = True
     keep_sources: bool = True
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    progress: NewMeter | None = None
 
 
 class Connection:
@@ -93,20 +96,23 @@ class Connection:
             return answer
 
     def _attempt(self, attempt: Attempt) -> Reply | Lost:
-        content = _slices(attempt) if attempt.chunks else None
+        meters = self.config.progress
         try:
-            request = self._http.build_request(
-                attempt.method,
-                attempt.path,
-                params=attempt.query or None,
-                headers=_headers(attempt),
-                content=content,
-            )
-            response = self._http.send(request, stream=True)
+            with measured(meters, "sending", attempt.size) as count:
+                request = self._http.build_request(
+                    attempt.method,
+                    attempt.path,
+                    params=attempt.query or None,
+                    headers=_headers(attempt),
+                    content=_slices(attempt, count) if attempt.chunks else None,
+                )
+                response = self._http.send(request, stream=True)
             try:
                 buffer = _Buffer(response.headers)
-                for chunk in response.iter_bytes():
-                    buffer.add(chunk)
+                with measured(meters, "receiving", buffer.announced) as count:
+                    for chunk in response.iter_bytes():
+                        buffer.add(chunk)
+                        count(len(chunk))
             finally:
                 response.close()
         except httpx.HTTPError as error:
@@ -155,20 +161,23 @@ class AsyncConnection:
             return answer
 
     async def _attempt(self, attempt: Attempt) -> Reply | Lost:
-        content = _async_slices(attempt) if attempt.chunks else None
+        meters = self.config.progress
         try:
-            request = self._http.build_request(
-                attempt.method,
-                attempt.path,
-                params=attempt.query or None,
-                headers=_headers(attempt),
-                content=content,
-            )
-            response = await self._http.send(request, stream=True)
+            with measured(meters, "sending", attempt.size) as count:
+                request = self._http.build_request(
+                    attempt.method,
+                    attempt.path,
+                    params=attempt.query or None,
+                    headers=_headers(attempt),
+                    content=_async_slices(attempt, count) if attempt.chunks else None,
+                )
+                response = await self._http.send(request, stream=True)
             try:
                 buffer = _Buffer(response.headers)
-                async for chunk in response.aiter_bytes():
-                    buffer.add(chunk)
+                with measured(meters, "receiving", buffer.announced) as count:
+                    async for chunk in response.aiter_bytes():
+                        buffer.add(chunk)
+                        count(len(chunk))
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
@@ -182,33 +191,45 @@ def _headers(attempt: Attempt) -> dict[str, str]:
     return {"Accept-Encoding": "identity", **attempt.headers, **length}
 
 
-def _slices(attempt: Attempt) -> Iterator[bytes]:
+def _slices(attempt: Attempt, count: Callable[[int], object]) -> Iterator[bytes]:
     for chunk in attempt.chunks:
         view = memoryview(chunk)
         for at in range(0, len(view), CHUNK):
-            yield view[at : at + CHUNK]  # type: ignore[misc] # httpx passes buffers on as they are
+            piece = view[at : at + CHUNK]
+            yield piece  # type: ignore[misc] # httpx passes buffers on as they are
+            count(len(piece))
 
 
-async def _async_slices(attempt: Attempt) -> AsyncIterator[bytes]:
-    for piece in _slices(attempt):
+async def _async_slices(attempt: Attempt, count: Callable[[int], object]) -> AsyncIterator[bytes]:
+    for piece in _slices(attempt, count):
         yield piece
+
+
+_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 def _lost(error: httpx.HTTPError, base: httpx.URL) -> Lost:
     reason, url = str(error) or type(error).__name__, str(base).rstrip("/")
+    if isinstance(error, _NEVER_SENT):
+        return Lost("unreached", reason, url)
     if isinstance(error, httpx.TimeoutException):
         return Lost("timeout", reason, url)
-    return Lost("unreached" if isinstance(error, httpx.ConnectError) else "broken", reason, url)
+    return Lost("broken", reason, url)
 
 
 class _Buffer:
-    """The bytes of an answer as they come in, in one piece if its length is announced."""
+    """The bytes of an answer as they come in, in one piece if its length is announced.
+
+    Attributes:
+        announced: How many come, as far as that is known.
+    """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         length = headers.get("content-length", "")
         known = length.isdigit() and int(length) <= _LARGEST_PREALLOCATION
         encoded = "content-encoding" in headers
-        self._space = np.empty(int(length) if known and not encoded else 0, np.uint8).data
+        self.announced = int(length) if known and not encoded else 0
+        self._space = np.empty(self.announced, np.uint8).data
         self._rest = bytearray()
         self._filled = 0
 

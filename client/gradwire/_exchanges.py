@@ -126,10 +126,10 @@ def jvp_availability(sid: str) -> Exchange[JvpAvailability]:
     return cast("JvpAvailability", answer.document)
 
 
-def limits() -> Exchange[dict[str, float]]:
+def limits() -> Exchange[dict[str, float | None]]:
     """The limits in force."""
     answer = yield Request("GET", "/v1/limits")
-    return cast("dict[str, float]", answer.document)
+    return cast("dict[str, float | None]", answer.document)
 
 
 def ops() -> Exchange[list[OpDocument]]:

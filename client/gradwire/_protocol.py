@@ -12,6 +12,7 @@ an `Idempotency-Key` that all attempts share.
 from __future__ import annotations
 
 import email.utils
+import random
 import secrets
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -99,6 +100,9 @@ Exchange: TypeAlias = Generator[Request, Answer, T]
 @dataclass(frozen=True)
 class RetryPolicy:
     """How often and how long to try again.
+
+    Every wait is lengthened by up to a quarter, at random, so that clients which were turned away
+    together do not come back together.
 
     Attributes:
         attempts: The most times one request is sent.
@@ -312,12 +316,16 @@ def _wait_before_next(
     backoff = policy.first_wait * 2 ** (count - 1)
     if isinstance(outcome, Lost):
         again = outcome.how == "unreached" or (outcome.how == "broken" and request.repeatable)
-        return backoff if again else None
+        return _spread(backoff) if again else None
     if outcome.status not in _BUSY:
         return None
     named = _retry_after(outcome)
     seconds = backoff if named is None else named
-    return seconds if seconds <= policy.longest_wait else None
+    return _spread(seconds) if seconds <= policy.longest_wait else None
+
+
+def _spread(seconds: float) -> float:
+    return seconds * (1 + random.random() / 4)
 
 
 def _retry_after(reply: Reply) -> float | None:

@@ -15,7 +15,8 @@
     |                             JvpUnavailable NonFinite DeadlineExceeded
     +-- WriteConflict             VersionConflict IdempotencyConflict
     +-- AccessRefused             Unauthenticated Forbidden
-    +-- LimitReached              PayloadTooLarge MemoryLimit QuotaExceeded StorageFull
+    +-- LimitReached              PayloadTooLarge HeadersTooLarge RequestTimeout MemoryLimit
+    |                             QuotaExceeded StorageFull
     +-- ServerBusy                RateLimited Overloaded Draining CompileFailed
     +-- ServerFault               Internal
 
@@ -46,6 +47,7 @@ __all__ = [
     "DtypeMismatch",
     "Forbidden",
     "GradwireError",
+    "HeadersTooLarge",
     "IdempotencyConflict",
     "IndexOutOfBounds",
     "InputDtypeMismatch",
@@ -76,6 +78,7 @@ __all__ = [
     "QuotaExceeded",
     "RateLimited",
     "ReferenceRefused",
+    "RequestTimeout",
     "RouteNotFound",
     "RunRefused",
     "ServerBusy",
@@ -557,11 +560,17 @@ class AccessRefused(GradwireError):
 
 
 class Unauthenticated(AccessRefused, code="unauthenticated"):
-    """The request carries no valid credentials."""
+    """The server wants an API key, and the request had none that is valid."""
+
+    reason: str
 
 
 class Forbidden(AccessRefused, code="forbidden"):
-    """The credentials do not permit it."""
+    """A server without keys refuses what a web page may have made a browser send."""
+
+    header: str
+    value: str
+    reason: str
 
 
 class LimitReached(GradwireError):
@@ -574,6 +583,19 @@ class PayloadTooLarge(LimitReached, code="payload_too_large"):
     """The body has more bytes than the server takes."""
 
     actual: int
+
+
+class HeadersTooLarge(LimitReached, code="headers_too_large"):
+    """Path and headers have more bytes than the server takes."""
+
+    actual: int
+
+
+class RequestTimeout(LimitReached, code="request_timeout"):
+    """The server waited too long for the request: `received` bytes came in `seconds`."""
+
+    seconds: float
+    received: int
 
 
 class MemoryLimit(LimitReached, code="memory_limit"):
@@ -600,9 +622,9 @@ class ServerBusy(GradwireError):
 
 
 class RateLimited(ServerBusy, code="rate_limited"):
-    """Too many requests."""
+    """The caller has its share of the server already; `limit` is how much that is."""
 
-    limit: object
+    limit: float
 
 
 class Overloaded(ServerBusy, code="overloaded"):

@@ -6,35 +6,39 @@ layer, which gives every request an id and turns every exception into an answer 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import random
 import re
 import signal
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from fastapi import FastAPI
-from starlette.middleware import Middleware
+from starlette.applications import Starlette
 
 from gradwire.wire.messages import PROBLEM, REQUEST_ID
 from gradwire_engine import Engine
+from gradwire_engine.runtime import processors
 
-from .dispatch import Disconnected, Pool, Receive, Resource, Scope, default_threads
-from .errors import PayloadTooLarge, RouteNotFound, close_matches, problem_of
+from .access import Access, with_cors
+from .bodies import Bodies
+from .dispatch import Disconnected, Receive, Resource, Scope, default_threads
+from .errors import Draining, PayloadTooLarge, RouteNotFound, close_matches, problem_of
 from .http import Reply, Send
 from .metrics import Metrics
-from .openapi import openapi_document
+from .pool import Pool
 from .routes import ROUTES
 from .sessions import Sessions
 from .settings import Settings
 from .sqlite_store import SqliteStore
 from .store import Store
+from .throttle import Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,20 +62,31 @@ class Service:
     sessions: Sessions
     light_pool: Pool
     heavy_pool: Pool
+    access: Access
+    throttle: Throttle
+    bodies: Bodies
     metrics: Metrics
     draining: threading.Event
 
 
-def open_store(settings: Settings) -> SqliteStore:
-    """The store under the settings' data directory."""
-    return SqliteStore(
-        settings.data_path,
-        retention=settings.idempotency_seconds,
-        max_bytes=settings.store_bytes,
-    )
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name.
+
+    Raises:
+        RuntimeError, OSError: It cannot be used.
+    """
+    if settings.store == "sqlite":
+        return SqliteStore(
+            settings.data_path,
+            retention=settings.idempotency_seconds,
+            max_bytes=settings.store_bytes,
+        )
+    from .postgres_store import PostgresStore
+
+    return PostgresStore(settings.store, settings.data_path, retention=settings.idempotency_seconds)
 
 
-def create_app(settings: Settings | None = None, store: Store | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, store: Store | None = None) -> Starlette:
     """The service as an ASGI application.
 
     Args:
@@ -81,32 +96,45 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     chosen = Settings() if settings is None else settings
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service = _open(chosen, store)
         app.state.service = service
+        sweeping = asyncio.create_task(_sweep(service))
         with _draining_on_sigterm(service):
             yield
+        sweeping.cancel()
+        await asyncio.wait([sweeping])
         await anyio.to_thread.run_sync(_close, service)
 
-    # The routes read and check their own bodies (see `dispatch` and `reading`), and the document is
-    # made from the op registry: FastAPI's own schema and pages would state the same facts twice.
-    app = FastAPI(
-        routes=list(ROUTES),
-        lifespan=lifespan,
-        middleware=[Middleware(Guard)],
-        redirect_slashes=False,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-    )
-    app.openapi = openapi_document  # type: ignore[method-assign] # FastAPI's documented hook
+    app = _App(chosen, routes=list(ROUTES), lifespan=lifespan)
+    app.router.redirect_slashes = False
     app.router.default = _no_route
     return app
 
 
+class _App(Starlette):
+    """Starlette's state, lifespan and routes, with `Guard` as the only layer around them.
+
+    Where web pages may use the service there is one more, outside, so that refusals pass it too.
+    """
+
+    def __init__(self, settings: Settings, **of_starlette: Any) -> None:
+        super().__init__(**of_starlette)
+        self._settings = settings
+
+    def build_middleware_stack(self) -> ASGIApp:
+        # Starlette's layers turn exceptions into answers, which `Guard` does for all of them.
+        return with_cors(Guard(self.router), self._settings)
+
+
 def _open(settings: Settings, store: Store | None) -> Service:
     opened = open_store(settings) if store is None else store
-    engine = Engine(memory_limit=settings.memory_bytes)
+    engine = Engine(
+        memory_limit=settings.memory_bytes,
+        compile=settings.compile,
+        threads=settings.kernel_threads or max(1, processors() // settings.workers),
+        cache_dir=settings.cache_path,
+    )
     return Service(
         settings=settings,
         store=opened,
@@ -115,15 +143,37 @@ def _open(settings: Settings, store: Store | None) -> Service:
             opened,
             engine,
             memory_limit=settings.memory_bytes,
+            max_elements=settings.max_elements,
             max_nodes=settings.max_nodes,
             max_sessions=settings.max_sessions,
             cached=settings.cached_sessions,
+            seconds=settings.session_seconds,
         ),
         light_pool=Pool(default_threads(), _LIGHT_QUEUE, "light"),
-        heavy_pool=Pool(settings.run_threads, settings.queue, "run"),
-        metrics=Metrics(),
+        heavy_pool=Pool(
+            settings.run_threads,
+            settings.queue,
+            "run",
+            per_owner=settings.runs_per_owner,
+            queue_per_owner=settings.owner_queue,
+        ),
+        access=Access(settings, opened.api_keys),
+        throttle=Throttle(settings.owner_rate),
+        bodies=Bodies(settings.body_memory),
+        metrics=Metrics(engine),
         draining=threading.Event(),
     )
+
+
+async def _sweep(service: Service) -> None:
+    """Remove sessions that have expired, now and then."""
+    seconds = service.settings.session_seconds
+    while seconds is not None:
+        await asyncio.sleep(max(0.1, min(60.0, seconds / 4)))
+        try:
+            await anyio.to_thread.run_sync(service.sessions.sweep)
+        except Exception:
+            _log.exception("expired sessions could not be removed; they stay until the next time")
 
 
 def _close(service: Service) -> None:
@@ -175,14 +225,21 @@ class Guard:
             nonlocal started, status
             if message["type"] == "http.response.start":
                 started, status = True, message["status"]
-                tag = (REQUEST_ID.lower().encode("ascii"), request_id.encode("ascii"))
+                tag = (_ID_HEADER, request_id.encode("ascii"))
                 message = {**message, "headers": [*message.get("headers", ()), tag]}
             await send(message)
 
         try:
+            scope["app"].state.service.access.check_page(scope)
             await self._app(scope, receive, tagged)
         except Disconnected:
             return
+        except asyncio.CancelledError:
+            if started:
+                raise
+            # The server ends and will not wait longer: what it took is answered all the same.
+            late = Draining(reason="it could not wait any longer")
+            await _refuse(late, request_id, receive, tagged)
         except Exception as error:
             if started:  # half an answer is out: cutting it off is all that is left
                 _log.exception("request %s: fault while answering", request_id)
@@ -234,14 +291,14 @@ async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
         raise RouteNotFound(path=path, suggestions=close_matches(path, known))
 
 
+_ID_HEADER = REQUEST_ID.lower().encode("ascii")
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 def _request_id(scope: Mapping[str, Any]) -> str:
     """The caller's id for the request if it is a sane one, else a new one."""
-    name = REQUEST_ID.lower().encode("ascii")
     for key, value in scope["headers"]:
-        if key == name and _SANE_ID.fullmatch(value):
+        if key == _ID_HEADER and _SANE_ID.fullmatch(value):
             given: bytes = value
             return given.decode("ascii")
-    return uuid.uuid4().hex
+    return f"{random.getrandbits(128):032x}"  # to be told apart, not to be kept secret

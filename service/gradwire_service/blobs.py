@@ -6,6 +6,7 @@ the store's write lock is held and no log refers to it, so that no committed ent
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -17,15 +18,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Blobs", "digest"]
+from .errors import StorageFull
+
+__all__ = ["Blobs", "digest", "raw"]
 
 
 def digest(array: np.ndarray[Any, Any]) -> str:
     """SHA-256 of an array's bytes, row-major and little-endian."""
-    return hashlib.sha256(_raw(array)).hexdigest()
+    return hashlib.sha256(raw(array)).hexdigest()
 
 
-def _raw(array: np.ndarray[Any, Any]) -> memoryview:
+def raw(array: np.ndarray[Any, Any]) -> memoryview:
+    """An array's bytes, row-major and little-endian; a view of it where it is so already."""
     solid = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return solid.reshape(-1).view(np.uint8).data
 
@@ -40,25 +44,24 @@ class Blobs:
             directory.mkdir(parents=True, exist_ok=True)
 
     def ensure(self, sha256: str, array: np.ndarray[Any, Any]) -> None:
-        """Make the blob durable, unless it is there already."""
+        """Make the blob durable, unless it is there already.
+
+        Raises:
+            StorageFull: There is no room for it.
+        """
         if self._directory is None:
             if sha256 not in self._memory:
-                self._memory[sha256] = bytes(_raw(array))
+                self._memory[sha256] = bytes(raw(array))
             return
         path = self._directory / sha256
         if path.exists():
             return
-        handle, name = tempfile.mkstemp(dir=self._directory, prefix=".new-")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_raw(array))
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
+            _write_file(path, raw(array))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StorageFull from error
             raise
-        _sync_directory(self._directory)
 
     def load(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """The blob as a read-only array; a file is mapped, not read.
@@ -94,6 +97,21 @@ class Blobs:
                     path.unlink()
             except FileNotFoundError:  # another process sweeps too
                 continue
+
+
+def _write_file(path: Path, data: memoryview) -> None:
+    """A file that is there whole or not at all, and durable."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
 
 
 def _sync_directory(directory: Path) -> None:

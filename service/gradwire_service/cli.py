@@ -1,4 +1,7 @@
-"""The `gradwire` command: `gradwire serve` starts the service, flags are the common settings."""
+"""The `gradwire` command: `gradwire serve` starts the service, flags are the common settings.
+
+`gradwire keys` is in `cli_keys`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ import signal
 import socket
 import sys
 from collections.abc import Collection, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import cli_keys
+
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.applications import Starlette
 
     from .settings import Settings
 
@@ -25,6 +31,7 @@ _EXAMPLES = """\
 examples:
   gradwire serve                          on http://127.0.0.1:8000
   gradwire serve --port 0                 on a free port, which is printed
+  gradwire keys create alice              an API key, without which 0.0.0.0 is not served
   gradwire serve --host 0.0.0.0 --workers 4 --data-dir /srv/gradwire
 
 Every setting is also an environment variable: GRADWIRE_PORT and GRADWIRE_DATA_DIR, and without a
@@ -59,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="where sessions are kept (default ~/.local/share/gradwire)",
     )
+    cli_keys.add_parser(commands)
     given = parser.parse_args(arguments)
     if given.command is None:
         parser.print_help(sys.stderr)
@@ -66,20 +74,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = {
         name: getattr(given, name)
         for name in ("host", "port", "workers", "data_dir")
-        if getattr(given, name) is not None
+        if getattr(given, name, None) is not None
     }
     try:
-        return _serve(options)
+        settings = _settings(options)
+        if given.command == "keys":
+            return cli_keys.run(given, settings)
+        return _serve(settings)
+    except RuntimeError as error:
+        return _fail(str(error))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("gradwire", "gradwire_engine"):
             raise
+        needs, extra = "the service needs its extra", "service"
+        if (error.name or "").startswith("psycopg"):
+            needs, extra = "the PostgreSQL store needs its extra", "postgres"
         return _fail(
-            f"{error.name} is not installed, the service needs its extra: "
-            'pip install "gradwire[service]", or ".[service]" in a clone.'
+            f"{error.name} is not installed, {needs}: "
+            f'pip install "gradwire[{extra}]", or ".[{extra}]" in a clone.'
         )
 
 
-def _serve(options: dict[str, object]) -> int:
+def _settings(options: dict[str, object]) -> Settings:
     from pydantic import ValidationError
 
     from .settings import Settings
@@ -87,14 +103,17 @@ def _serve(options: dict[str, object]) -> int:
     try:
         settings = Settings(**options)  # type: ignore[arg-type] # validated here
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        return _fail("; ".join(faults))
+        faults = (
+            ".".join(map(str, e["loc"])) + ": " * bool(e["loc"]) + e["msg"] for e in error.errors()
+        )
+        raise RuntimeError("; ".join(faults)) from None
     for name in _strange_variables(Settings.model_fields):
         print(f"gradwire: {name} is set, but there is no such setting.", file=sys.stderr)
-    try:
-        listener = _prepare(settings)
-    except (OSError, RuntimeError) as error:
-        return _fail(str(error))
+    return settings
+
+
+def _serve(settings: Settings) -> int:
+    listener = _prepare(settings)
     _announce(settings, listener)
     _run(settings, listener)
     return 0
@@ -103,6 +122,7 @@ def _serve(options: dict[str, object]) -> int:
 def _strange_variables(settings: Collection[str]) -> list[str]:
     """Environment variables that look like settings and are none: most likely misspelt."""
     known = {f"GRADWIRE_{name.upper()}" for name in settings}
+    known |= {"GRADWIRE_API_KEY", "GRADWIRE_DEBUG"}
     return sorted(
         n for n in os.environ if n.upper().startswith("GRADWIRE_") and n.upper() not in known
     )
@@ -110,14 +130,7 @@ def _strange_variables(settings: Collection[str]) -> list[str]:
 
 def _prepare(settings: Settings) -> socket.socket:
     """Check the store, making it where it is missing, and open the port."""
-    import sqlite3
-
-    from .app import open_store
-
-    try:
-        open_store(settings).close()
-    except (OSError, sqlite3.Error) as error:
-        raise RuntimeError(f"the data directory cannot be used: {error}") from None
+    _check_keys(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -133,6 +146,27 @@ def _prepare(settings: Settings) -> socket.socket:
     return listener
 
 
+def _check_keys(settings: Settings) -> None:
+    """Nobody is served by accident: where keys are needed there has to be one."""
+    from .keys import is_valid
+    from .settings import is_loopback
+    from .store import now
+
+    with cli_keys.opened(settings) as store:
+        at = now()
+        if settings.needs_keys and not any(is_valid(key, at) for key in store.api_keys()):
+            raise RuntimeError(
+                f"on {settings.host} every request needs an API key, and there is none yet. Make "
+                "one with `gradwire keys create OWNER` for the same data directory, or set "
+                "GRADWIRE_KEYS=off to serve everybody who can reach this address"
+            )
+    if not (settings.needs_keys or is_loopback(settings.host)):
+        print(
+            f"gradwire: GRADWIRE_KEYS=off: whoever reaches {settings.host} may use this server.",
+            file=sys.stderr,
+        )
+
+
 def _announce(settings: Settings, listener: socket.socket) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listener.getsockname()[1]}"
@@ -141,7 +175,7 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
     print(f"Data: {settings.data_path}", flush=True)
 
 
-def worker() -> FastAPI:
+def worker() -> Starlette:
     """The app of a server process, settings from the environment.
 
     A large JSON body is millions of objects and no cycles: collections at Python's usual threshold
@@ -157,15 +191,18 @@ def _run(settings: Settings, listener: socket.socket) -> None:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
+    from .connection import Connection, Rules
+
     # Worker processes read their settings from the environment.
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
-        os.environ[f"GRADWIRE_{name.upper()}"] = str(value)
+        text = ",".join(value) if isinstance(value, list) else str(value)
+        os.environ[f"GRADWIRE_{name.upper()}"] = text
     config = uvicorn.Config(
         "gradwire_service.cli:worker",
         factory=True,
         workers=settings.workers,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="httptools",
+        http=partial(Connection, rules=Rules.of(settings)),  # type: ignore[arg-type] # makes one
         ws="none",
         lifespan="on",
         access_log=False,

@@ -118,10 +118,12 @@ def graph_documents(graph: Graph) -> list[Document]:
 
 def log_entry(document: Document) -> tuple[Document, LogEntry]:
     """A node's document with large arrays replaced by their summaries, and its log entry."""
+    if not any(_is_large(value) for value in document["attrs"].values()):
+        return document, LogEntry(freeze(document))
     blobs: dict[str, Array] = {}
     attrs = {}
     for name, value in document["attrs"].items():
-        if isinstance(value, np.ndarray) and value.size > MAX_INLINE:
+        if _is_large(value):
             sha256 = digest(value)
             blobs[sha256] = value
             attrs[name] = {
@@ -134,6 +136,10 @@ def log_entry(document: Document) -> tuple[Document, LogEntry]:
             attrs[name] = value
     answered = {**document, "attrs": attrs}
     return answered, LogEntry(freeze(answered), blobs)
+
+
+def _is_large(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.size > MAX_INLINE
 
 
 def freeze(document: Document) -> bytes:

@@ -20,6 +20,8 @@ from gradwire_engine.ops.base import close_names
 
 __all__ = [
     "Draining",
+    "Forbidden",
+    "HeadersTooLarge",
     "IdempotencyConflict",
     "Internal",
     "MalformedBody",
@@ -27,9 +29,12 @@ __all__ = [
     "MethodNotAllowed",
     "Overloaded",
     "PayloadTooLarge",
+    "RateLimited",
+    "RequestTimeout",
     "RouteNotFound",
     "SessionNotFound",
     "StorageFull",
+    "Unauthenticated",
     "UnknownTensor",
     "UnsupportedMediaType",
     "VersionConflict",
@@ -43,10 +48,11 @@ class ServiceFault(EngineError):
 
 
 class SessionNotFound(ServiceFault, template="there is no session {session!r}."):
-    """No session of this owner has that id or name."""
+    """No session of this owner has that id or name, or none any more since `expired_at`."""
 
     session: str
     suggestions: list[str]
+    expired_at: str | None = None
 
 
 class RouteNotFound(ServiceFault, template="nothing is served at {path}."):
@@ -130,6 +136,48 @@ class Draining(ServiceFault, template="this server is shutting down: {reason}.")
     retry_after: int = 1
 
 
+class RateLimited(
+    ServiceFault, template="this is more than your share: {reason}. Try again later."
+):
+    """The owner has as much of the server as one owner gets; `limit` says how much that is."""
+
+    limit: float
+    reason: str
+    retry_after: int = 1
+
+
+class Unauthenticated(ServiceFault, template="an API key is needed: {reason}."):
+    """The request has no `Authorization: Bearer` with a key that is valid now."""
+
+    reason: str
+
+
+class Forbidden(ServiceFault, template="{header}: {value!r} is refused: {reason}."):
+    """A request that a web page may have made a browser send to a server without keys."""
+
+    header: str
+    value: str
+    reason: str
+
+
+class RequestTimeout(
+    ServiceFault, template="the request came too slowly: {received} bytes in {seconds} seconds."
+):
+    """The client took too long to send the request; nothing of it was acted upon."""
+
+    seconds: float
+    received: int
+
+
+class HeadersTooLarge(
+    ServiceFault, template="the request's headers have {actual} bytes, the limit is {limit}."
+):
+    """Path and headers together are larger than the limit."""
+
+    limit: int
+    actual: int
+
+
 class StorageFull(ServiceFault, template="the store has no room left. Nothing was changed."):
     """The disk, or the database's limit, is full."""
 
@@ -171,10 +219,16 @@ def _problem(refusal: EngineError, request_id: str) -> tuple[int, bytes, dict[st
     detail = refusal.message[:_MAX_DETAIL]
     body = problem(refusal.code, status, detail, {**facts, "request_id": request_id})
     headers = {}
-    if status == 503:
+    if status in (429, 503):
         headers["Retry-After"] = str(facts.get("retry_after", 1))
     if isinstance(refusal, MethodNotAllowed):
         headers["Allow"] = ", ".join(refusal.allowed)
+    if isinstance(refusal, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="gradwire"'
+    if isinstance(refusal, UnsupportedMediaType) and "identity" in refusal.expected:
+        headers["Accept-Encoding"] = ", ".join(refusal.expected)
+    if isinstance(refusal, Draining | RequestTimeout):
+        headers["Connection"] = "close"  # this connection has no future
     # ASCII only: a fact may quote text that UTF-8 cannot hold, such as half a surrogate pair.
     return status, json.dumps(body, allow_nan=False).encode("ascii"), headers
 

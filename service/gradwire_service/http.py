@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl
@@ -29,6 +29,7 @@ from .errors import MalformedBody, VersionConflict
 
 if TYPE_CHECKING:
     from .app import Service
+    from .stop import Stop
 
 __all__ = [
     "Call",
@@ -83,19 +84,16 @@ def encode(document: object, form: Form) -> tuple[str, list[bytes | memoryview]]
         rest = _without_tensors(document, "", tensors)
         return BINARY, safetensors.pack(tensors, rest, "response")
 
-    body = orjson.dumps(_in_json(document, form), option=orjson.OPT_SERIALIZE_NUMPY)
-    return JSON, [body]
+    return JSON, [orjson.dumps(document, default=partial(_in_json, form))]
 
 
-def _in_json(document: object, form: Literal["data", "base64"]) -> object:
-    """The document with its arrays in their JSON form."""
-    if isinstance(document, np.ndarray):
-        return _tensor_document(document, form)
-    if isinstance(document, dict):
-        return {name: _in_json(item, form) for name, item in document.items()}
-    if isinstance(document, list):
-        return [_in_json(item, form) for item in document]
-    return document
+def _in_json(form: Literal["data", "base64"], value: object) -> object:
+    """What stands in JSON for a value that JSON does not have."""
+    if isinstance(value, np.ndarray):
+        return _tensor_document(value, form)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} in an answer")
 
 
 def _tensor_document(array: Array, form: Literal["data", "base64"]) -> dict[str, Any]:
@@ -103,8 +101,10 @@ def _tensor_document(array: Array, form: Literal["data", "base64"]) -> dict[str,
     if form == "base64":
         return dict(encode_tensor(array, form))
     flat = np.ascontiguousarray(array).reshape(-1)
-    data = flat if _json_can_hold(flat) else orjson.Fragment(_elements(flat))
-    return {"dtype": array.dtype.name, "shape": list(array.shape), "data": data}
+    plain = _json_can_hold(flat)
+    data = orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY) if plain else _elements(flat)
+    shape = list(array.shape)
+    return {"dtype": array.dtype.name, "shape": shape, "data": orjson.Fragment(data)}
 
 
 _PART = 2**20
@@ -192,6 +192,7 @@ class Call:
     query_string: bytes
     headers: Mapping[str, str]
     body: bytes | bytearray
+    stop: Stop
 
     @property
     def sid(self) -> str:

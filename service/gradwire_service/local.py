@@ -127,7 +127,7 @@ class _Running:
             "query_string": query,
             "root_path": "",
             "headers": [(k.lower(), v) for k, v in request.headers.raw],
-            "server": (request.url.host, request.url.port),
+            "server": None,  # no network is between the two
             "client": ("127.0.0.1", 0),
             "state": dict(self._state),
         }
@@ -136,8 +136,8 @@ class _Running:
 
         async def receive() -> MutableMapping[str, Any]:
             nonlocal given
-            if given:
-                return {"type": "http.disconnect"}
+            if given:  # the caller waits for the answer, however long it takes
+                await asyncio.Event().wait()
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 

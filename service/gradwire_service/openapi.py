@@ -42,7 +42,15 @@ def openapi_document() -> Document:
         "components": {
             "schemas": {**COMPONENTS, **_op_schemas()},
             "parameters": PARAMETERS,
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key, where the server requires one.",
+                }
+            },
         },
+        "security": [{"key": []}, {}],
     }
 
 
@@ -117,7 +125,10 @@ def _op_schema(op: type[ops.Op]) -> Document:
 
 # -- answers ---------------------------------------------------------------------------------------
 
-_ALWAYS: Final = ("overloaded", "draining")
+_ALWAYS: Final = (
+    *("overloaded", "draining", "unauthenticated", "forbidden", "rate_limited"),
+    *("headers_too_large", "request_timeout"),
+)
 _BODY: Final = ("malformed_body", "unsupported_media_type", "payload_too_large")
 _TENSORS: Final = ("malformed_tensor", "unknown_dtype", "unknown_tensor")
 _STORE: Final = ("storage_full",)

@@ -268,7 +268,7 @@ COMPONENTS: Final[Document] = {
         }
     ),
     "OpList": _answer({"ops": _array(_ref("Op")), "reverse_only": _array(_STRING)}),
-    "Limits": _map({"type": "number"}),
+    "Limits": _map({"type": ["number", "null"]}),
     "State": _answer({"status": _STRING}),
     "Problem": {
         "description": "RFC 9457, with a stable `code` and the facts of that code beside it.",

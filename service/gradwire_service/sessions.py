@@ -1,10 +1,12 @@
 """Sessions: graphs that live in the store and are kept ready in memory.
 
 The log in the store is the truth; a `Builder` in memory is a copy of it that other processes may
-have outgrown, so every use first compares versions and catches up. An append validates on the copy,
-commits by compare-and-set, and drops the copy when the commit did not happen: then the copy has
-nodes that the log has not. Answers to appends and creations under an idempotency key are committed
-with them, so a retry finds either both or neither.
+have outgrown, so every use first compares versions and catches up. An append is checked on the copy
+and committed by compare-and-set. The next one need not wait for that: it is made on top, as part of
+the same `Line`, and when a commit fails the copy goes back to what is settled and the appends
+behind it are made again. Nothing is answered, and nothing refused, by what is not committed.
+Answers to appends and creations under an idempotency key are committed with them, so a retry finds
+either both or neither.
 """
 
 from __future__ import annotations
@@ -12,25 +14,31 @@ from __future__ import annotations
 import re
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from itertools import count
 from typing import Any
 
 import numpy as np
 
-from gradwire_engine import Builder, Engine, Graph, Handle
+from gradwire_engine import Builder, Engine, Entry, Graph, Handle
 from gradwire_engine.builder import Ref, check_name
 from gradwire_engine.errors import (
+    EngineError,
     InvalidName,
     InvalidOption,
+    NameConflict,
     QuotaExceeded,
     ValueNotFound,
 )
 from gradwire_engine.limits import MAX_DERIVED_NAME
 
 from .documents import (
+    MAX_INLINE,
     Document,
     freeze,
     graph_documents,
@@ -44,21 +52,69 @@ from .documents import (
     thaw,
     to_entry,
 )
+from .elements import check_elements, types_of
 from .errors import IdempotencyConflict, SessionNotFound, close_matches
+from .expiry import Expiry
 from .http import IfMatch, Key
 from .requests import AppendRequest, CreateRequest, ForkRequest, TransformRequest
-from .store import AlreadyDone, Moved, NewSession, Receipt, Scope, SessionRow, Store, now
+from .store import (
+    AlreadyDone,
+    Append,
+    Line,
+    Moved,
+    NewSession,
+    Receipt,
+    Scope,
+    SessionRow,
+    Store,
+    now,
+)
 
-__all__ = ["Sessions"]
+__all__ = ["Sessions", "Staged"]
+
+
+_RACES = 2
+"""Races with other processes that an append may lose before it makes them wait."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """An append on its way to the disk; `document` is the answer once it is `committed`."""
+
+    document: Document
+    committed: Future[None]
 
 
 @dataclass
 class _Copy:
-    """A session's graph in this process; `lock` is held to change or to catch up."""
+    """A session's graph in this process; `lock` is held to change or to catch up.
 
+    The builder's first `line.settled` nodes are those of the log. What it has beyond them was
+    appended here and is on its way; `last` is done when none of it is any more.
+    """
+
+    row: SessionRow
     lock: threading.Lock = dataclass_field(default_factory=threading.Lock)
     builder: Builder | None = None
+    line: Line = dataclass_field(default_factory=lambda: Line(0))
+    last: Future[None] | None = None
     graph: tuple[tuple[int, int], Graph] | None = None
+    used: float = 0.0
+    """When it was last known not to have expired, in seconds since the epoch."""
+
+    @property
+    def moving(self) -> bool:
+        """Whether some append is on its way."""
+        return self.last is not None and not self.last.done()
+
+    def settle(self) -> None:
+        """Wait until nothing is on its way, and take back what was not committed."""
+        if self.last is not None:
+            self.last.exception()
+            self.last = None
+        if self.line.broken and self.builder is not None:
+            self.builder._truncate(self.line.settled)  # the engine's own way back
+            self.line = Line(self.line.settled)
 
 
 class Sessions:
@@ -70,17 +126,22 @@ class Sessions:
         engine: Engine,
         *,
         memory_limit: int,
+        max_elements: int,
         max_nodes: int,
         max_sessions: int,
         cached: int,
+        seconds: float | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
         self._memory_limit = memory_limit
+        self._max_elements = max_elements
         self._max_nodes = max_nodes
         self._max_sessions = max_sessions
         self._cached = cached
+        self._expiry = Expiry(store, seconds)
         self._copies: OrderedDict[str, _Copy] = OrderedDict()
+        self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # by owner and id or name
         self._lock = threading.Lock()
 
     # -- reading -----------------------------------------------------------------------------------
@@ -95,6 +156,14 @@ class Sessions:
         if row is None:
             suggestions = close_matches(ref, self._store.names(owner))
             raise SessionNotFound(session=ref[:300], suggestions=suggestions)
+        expired_at = self._expiry.use(row)
+        if expired_at is not None:
+            raise SessionNotFound(session=ref[:300], suggestions=[], expired_at=expired_at)
+        with self._lock:
+            self._ids[owner, ref] = row.id
+            self._ids.move_to_end((owner, ref))
+            while len(self._ids) > 2 * self._cached:
+                self._ids.popitem(last=False)
         return row
 
     def read(self, owner: str, ref: str, since: int) -> Document:
@@ -104,6 +173,7 @@ class Sessions:
 
     def page(self, owner: str, after: int, limit: int) -> tuple[list[Document], int | None]:
         """Sessions by age, and where the next page begins, if there is one."""
+        self.sweep(owner)
         rows = self._store.page(owner, after, limit + 1)
         more = rows[limit - 1].number if len(rows) > limit else None
         return [session_summary(row) for row in rows[:limit]], more
@@ -161,7 +231,7 @@ class Sessions:
 
         The same object is returned while neither changes, so that what is cached on it stays.
         """
-        copy = self._copy(row.id)
+        copy = self._copy(row)
         key = (row.version, row.outputs_version)
         with copy.lock:
             if copy.graph is None or copy.graph[0] != key:
@@ -186,10 +256,11 @@ class Sessions:
                 return self._fork(owner, wanted, scope, key)
             _check_session_name(wanted.name)
             Builder(wanted.inputs, memory_limit=self._memory_limit, node_limit=self._max_nodes)
+            check_elements((i.type for i in wanted.inputs), self._max_elements)
             new = _new_session(owner, wanted.name, input_documents(wanted.inputs), {})
             document = _created(new, [])
             receipt = _receipt(scope, key, document)
-            self._store.create(new, [], self._max_sessions, receipt)
+            self._add(owner, lambda: self._store.create(new, [], self._max_sessions, receipt))
             return document
 
         return self._once(scope, key, attempt)
@@ -213,33 +284,83 @@ class Sessions:
             IdempotencyConflict: The key came with another body before.
         """
         session = self.find(owner, ref).id
-        scope = None if key is None else Scope(owner, "nodes", session, key.text)
-        copy = self._copy(session)
+        scope = _append_scope(owner, session, key)
 
         def attempt() -> Document:
             row = self.find(owner, session)
-            if if_match is not None:
-                if_match.check(row.version)
-            builder = self._caught_up(copy, row)
-            nodes = builder.append(wanted.entries)
-            # From here on the copy is ahead of the log until the commit.
-            try:
-                first = len(builder.inputs) + row.version
-                whole = [node_document(node, first + k) for k, node in enumerate(nodes)]
-                logged = [log_entry(document) for document in whole]
-                document: Document = {
-                    "version": row.version + len(nodes),
-                    "nodes": [answered for answered, _ in logged],
-                }
-                receipt = _receipt(scope, key, document)
-                self._store.append(row, [entry for _, entry in logged], now(), receipt)
-            except BaseException:
-                copy.builder = None
-                raise
+            copy = self._copy(row)
+            with copy.lock:
+                while True:
+                    builder = self._caught_up(copy, row)
+                    moving = copy.moving
+                    try:
+                        if if_match is not None:
+                            if_match.check(builder.version)
+                        staged = self._stage(copy, builder, wanted.entries, scope, key)
+                    except EngineError:
+                        if not moving:
+                            raise
+                        copy.settle()  # what is not committed cannot refuse anybody
+                    else:
+                        break
+            staged.committed.result()
+            return staged.document
+
+        def insist() -> Document:
+            row = self.find(owner, session)
+            copy = self._copy(row)
+            with copy.lock:
+                builder = self._caught_up(copy, row)
+                copy.settle()
+                try:
+                    with self._store.exclusive(row) as put:
+                        builder = self._caught_up(copy, self.find(owner, session))
+                        if if_match is not None:
+                            if_match.check(builder.version)
+                        document, append = self._make(copy, builder, wanted.entries, scope, key)
+                        put(append)
+                except BaseException:
+                    copy.line.broken = True  # the copy may be ahead of what is committed
+                    raise
+                copy.line.settled = builder.version
             return document
 
-        with copy.lock:
-            return self._once(scope, key, attempt)
+        return self._once(scope, key, attempt, insist)
+
+    def stage(
+        self,
+        owner: str,
+        ref: str,
+        wanted: AppendRequest,
+        if_match: IfMatch | None,
+        key: Key | None,
+    ) -> Staged | None:
+        """Begin an append that takes next to no time, on what this process knows; never blocks.
+
+        None says that `append` has to do it: the session is not in memory or in use by another
+        thread, or there is something to refuse, which takes a look at the log. The same holds if
+        the commit turns out `Moved` or `AlreadyDone`. What to append should be small.
+        """
+        with self._lock:
+            copy = self._copies.get(self._ids.get((owner, ref), ""))
+        if copy is None or not copy.lock.acquire(blocking=False):
+            return None
+        try:
+            builder = copy.builder
+            if builder is None or copy.line.broken or not self._expiry.recent(copy.used):
+                return None
+            if not _quick(builder, wanted.entries):
+                return None
+            if if_match is not None:
+                if_match.check(builder.version)
+            scope = _append_scope(owner, copy.row.id, key)
+            staged = self._stage(copy, builder, wanted.entries, scope, key)
+            copy.used = time.time()
+            return staged
+        except EngineError:
+            return None
+        finally:
+            copy.lock.release()
 
     def declare(
         self, owner: str, ref: str, outputs: Mapping[str, Ref], if_match: IfMatch | None
@@ -255,8 +376,11 @@ class Sessions:
             row = self.find(owner, ref)
             if if_match is not None:
                 if_match.check(row.version)
-            builder = self._builder(row)
-            resolved = {check_name(name): builder.resolve(ref) for name, ref in outputs.items()}
+            copy = self._copy(row)
+            with copy.lock:
+                builder = self._caught_up(copy, row)
+                copy.settle()
+                resolved = {check_name(name): builder.resolve(ref) for name, ref in outputs.items()}
             try:
                 row = self._store.declare(row, resolved, now(), pinned=if_match is not None)
             except Moved:
@@ -295,13 +419,14 @@ class Sessions:
             derived = self._engine.transform(graph, wanted.spec, tensors)
             if len(derived.nodes) > self._max_nodes:
                 raise QuotaExceeded(quota="nodes", limit=self._max_nodes)
+            check_elements(types_of(derived), self._max_elements)
             logged = [log_entry(document) for document in graph_documents(derived)]
             inputs, outputs = input_documents(derived.inputs), dict(derived.outputs)
             new = _new_session(owner, wanted.name, inputs, outputs)
             document = _created(new, [answered for answered, _ in logged])
             receipt = _receipt(scope, key, document)
             entries = [entry for _, entry in logged]
-            self._store.create(new, entries, self._max_sessions, receipt)
+            self._add(owner, lambda: self._store.create(new, entries, self._max_sessions, receipt))
             return document
 
         return self._once(scope, key, attempt)
@@ -325,7 +450,21 @@ class Sessions:
                 self._copies.pop(row.id, None)
             return
 
+    def sweep(self, owner: str | None = None) -> None:
+        """Remove sessions that have expired; see `Expiry.sweep`."""
+        for row in self._expiry.sweep(owner):
+            with self._lock:
+                self._copies.pop(row.id, None)
+
     # -- parts -------------------------------------------------------------------------------------
+
+    def _add(self, owner: str, add: Callable[[], None]) -> None:
+        """Add a session; what has expired is not in its way."""
+        try:
+            add()
+        except (NameConflict, QuotaExceeded):
+            self.sweep(owner)
+            add()
 
     def _fork(
         self, owner: str, wanted: ForkRequest, scope: Scope | None, key: Key | None
@@ -344,24 +483,88 @@ class Sessions:
         new = _new_session(owner, wanted.name, row.inputs, outputs)
         document = _created(new, self._nodes(row, 0, version))
         receipt = _receipt(scope, key, document)
-        self._store.fork(row, version, new, self._max_sessions, receipt)
+        limit = self._max_sessions
+        self._add(owner, lambda: self._store.fork(row, version, new, limit, receipt))
         return document
 
+    def _stage(
+        self,
+        copy: _Copy,
+        builder: Builder,
+        entries: Sequence[Entry],
+        scope: Scope | None,
+        key: Key | None,
+    ) -> Staged:
+        """Append to a copy whose lock is held, and send that on its way."""
+        document, append = self._make(copy, builder, entries, scope, key)
+        try:
+            copy.last = self._store.append(append)
+        except BaseException:
+            builder._truncate(append.version)
+            raise
+        return Staged(document, copy.last)
+
+    def _make(
+        self,
+        copy: _Copy,
+        builder: Builder,
+        entries: Sequence[Entry],
+        scope: Scope | None,
+        key: Key | None,
+    ) -> tuple[Document, Append]:
+        """Append to a copy alone: the answer, and what has to be committed first."""
+        version = builder.version
+        nodes = builder.append(entries)
+        try:
+            first = len(builder.inputs) + version
+            logged = [log_entry(node_document(node, first + k)) for k, node in enumerate(nodes)]
+            document: Document = {
+                "version": version + len(nodes),
+                "nodes": [answered for answered, _ in logged],
+            }
+            receipt = _receipt(scope, key, document)
+            written = [entry for _, entry in logged]
+            self._store.write_blobs(written)
+        except BaseException:
+            builder._truncate(version)
+            raise
+        return document, Append(copy.row.number, version, written, now(), receipt, copy.line)
+
     def _once(
-        self, scope: Scope | None, key: Key | None, attempt: Callable[[], Document]
+        self,
+        scope: Scope | None,
+        key: Key | None,
+        attempt: Callable[[], Document],
+        insist: Callable[[], Document] | None = None,
     ) -> Document:
-        """The answer of the first attempt under a key that was committed, this one's or not."""
-        while True:
-            if scope is not None and key is not None:
-                receipt = self._store.recall(scope)
-                if receipt is not None:
-                    if receipt.digest != key.digest:
-                        raise IdempotencyConflict(key=key.text)
-                    return thaw(receipt.document)
+        """The answer of the first attempt under a key that was committed, this one's or not.
+
+        After `_RACES` that were lost to other writers, `insist` is what is attempted.
+        """
+
+        def recalled() -> Document | None:
+            receipt = None if scope is None else self._store.recall(scope)
+            if receipt is None or key is None:
+                return None
+            if receipt.digest != key.digest:
+                raise IdempotencyConflict(key=key.text)
+            return thaw(receipt.document)
+
+        for lost in count():
+            answer = recalled()
+            if answer is not None:
+                return answer
             try:
-                return attempt()
+                return attempt() if insist is None or lost < _RACES else insist()
             except (Moved, AlreadyDone):
                 continue
+            except EngineError:
+                # It may be the first attempt, committed meanwhile, that stands in the way.
+                answer = recalled()
+                if answer is None:
+                    raise
+                return answer
+        raise AssertionError  # nobody counts that far
 
     def _nodes(self, row: SessionRow, start: int, stop: int) -> list[Document]:
         stored = self._store.entries(row, start, stop)
@@ -373,37 +576,70 @@ class Sessions:
         inputs = len(row.inputs)
         return row.inputs[id] if id < inputs else self._nodes(row, id - inputs, id - inputs + 1)[0]
 
-    def _copy(self, id: str) -> _Copy:
+    def _copy(self, row: SessionRow) -> _Copy:
         with self._lock:
-            copy = self._copies.setdefault(id, _Copy())
-            self._copies.move_to_end(id)
+            copy = self._copies.setdefault(row.id, _Copy(row))
+            copy.used = time.time()  # `find` has just looked
+            self._copies.move_to_end(row.id)
             while len(self._copies) > self._cached:
                 self._copies.popitem(last=False)
             return copy
 
     def _builder(self, row: SessionRow) -> Builder:
-        copy = self._copy(row.id)
+        copy = self._copy(row)
         with copy.lock:
             return self._caught_up(copy, row)
 
     def _caught_up(self, copy: _Copy, row: SessionRow) -> Builder:
-        """The copy's builder with at least the nodes of `row`; the copy's lock is held."""
+        """The copy's builder with at least the nodes of `row`; the copy's lock is held.
+
+        Its nodes up to `row.version` are those of the log. Beyond them it may have more of the log,
+        and what is on its way.
+        """
+        if row.version > copy.line.settled or copy.line.broken:
+            copy.settle()
         builder = copy.builder
         if builder is None:
             builder = Builder(
                 inputs_of(row.inputs),
                 memory_limit=self._memory_limit,
-                # A session may hold more nodes than a limit that was lowered since.
-                node_limit=max(self._max_nodes, row.version),
+                node_limit=self._max_nodes,
                 max_name=MAX_DERIVED_NAME,
             )
         if builder.version < row.version:
             copy.builder = None
+            copy.line = Line(0)
+            # A session may hold more nodes than a limit that was lowered since.
+            builder.node_limit = max(self._max_nodes, row.version)
             missing = self._nodes(row, builder.version, row.version)
             entries = [to_entry(document, self._store.blob) for document in missing]
             builder.append(entries, max_name=MAX_DERIVED_NAME)
+            copy.line = Line(builder.version)
         copy.builder = builder
         return builder
+
+
+def _append_scope(owner: str, session: str, key: Key | None) -> Scope | None:
+    return None if key is None else Scope(owner, "nodes", session, key.text)
+
+
+def _quick(builder: Builder, entries: Sequence[Entry]) -> bool:
+    """Whether nothing about these entries can take long.
+
+    Suggestions for an unknown name take a look at every name, and a blob goes to the disk.
+    """
+    coming = {entry.name for entry in entries}
+    return all(
+        all(
+            not isinstance(ref, str) or ref in builder.names or ref in coming
+            for ref in entry.inputs
+        )
+        and not any(
+            isinstance(value, np.ndarray) and value.size > MAX_INLINE
+            for value in (entry.attrs or {}).values()
+        )
+        for entry in entries
+    )
 
 
 def _new_session(

@@ -1,16 +1,18 @@
 """The store in SQLite: one file that several processes may share, or memory.
 
-WAL with `synchronous=FULL`: one synced commit for each acknowledged write. Every write is one
-transaction that takes the write lock at its start, so what it reads is what it changes.
+WAL with `synchronous=FULL`: nothing is acknowledged before a synced commit. Every transaction that
+writes takes the write lock at its start, so what it reads is what it changes. Appends are gathered
+by a thread that commits many of them at once (see `group_commit`).
 """
 
 from __future__ import annotations
 
-import errno
+import dataclasses
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,18 @@ from gradwire_engine.errors import NameConflict, QuotaExceeded
 
 from .blobs import Blobs
 from .errors import Overloaded, StorageFull
-from .store import AlreadyDone, LogEntry, Moved, NewSession, Receipt, Scope, SessionRow
+from .group_commit import GroupCommit, Outcomes
+from .store import (
+    AlreadyDone,
+    Append,
+    KeyRow,
+    LogEntry,
+    Moved,
+    NewSession,
+    Receipt,
+    Scope,
+    SessionRow,
+)
 
 __all__ = ["SqliteStore"]
 
@@ -72,6 +85,26 @@ CREATE TABLE receipts (
 CREATE INDEX receipts_by_age ON receipts (written);
 """
 
+# Of a later date than the others, so older files may lack it.
+_LATER = """
+CREATE TABLE IF NOT EXISTS uses (
+    session INTEGER PRIMARY KEY REFERENCES sessions (number) ON DELETE CASCADE,
+    used_at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS api_keys (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    note TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    expires_at TEXT,
+    revoked_at TEXT
+)
+"""
+
+_KEY_COLUMNS = "id, owner, note, digest, created_at, expires_at, revoked_at"
+
 _COLUMNS = "number, id, name, version, outputs_version, inputs, outputs, created_at, updated_at"
 
 
@@ -116,6 +149,7 @@ class SqliteStore:
         except BaseException:
             self._sql.close()
             raise
+        self._appends = GroupCommit(self._commit)
 
     def _prepare(self, max_bytes: int | None) -> None:
         self._sql.execute("PRAGMA journal_mode = WAL")
@@ -132,6 +166,8 @@ class SqliteStore:
                 for statement in _TABLES.split(";"):
                     self._sql.execute(statement)
                 self._sql.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
+            for statement in _LATER.split(";"):
+                self._sql.execute(statement)
             found: int = self._sql.execute("SELECT version FROM schema_version").fetchone()[0]
             if found > SCHEMA_VERSION:
                 raise RuntimeError(
@@ -172,7 +208,7 @@ class SqliteStore:
         self, new: NewSession, entries: Sequence[LogEntry], limit: int, receipt: Receipt | None
     ) -> None:
         """See `Store.create`."""
-        self._write_blobs(entries)
+        self.write_blobs(entries)
         with self._write():
             number = self._insert(new, len(entries), limit, receipt)
             self._insert_log(number, 0, entries)
@@ -204,7 +240,7 @@ class SqliteStore:
             owner,
             ref,
         )
-        return _session(rows[0]) if rows else None
+        return SessionRow.of_columns(rows[0]) if rows else None
 
     def page(self, owner: str, after: int, limit: int) -> list[SessionRow]:
         """See `Store.page`."""
@@ -215,7 +251,7 @@ class SqliteStore:
             after,
             limit,
         )
-        return [_session(row) for row in rows]
+        return [SessionRow.of_columns(row) for row in rows]
 
     def names(self, owner: str) -> list[str]:
         """See `Store.names`."""
@@ -237,20 +273,48 @@ class SqliteStore:
         )
         return [found[0] for found in rows]
 
-    def append(
-        self, row: SessionRow, entries: Sequence[LogEntry], updated_at: str, receipt: Receipt | None
-    ) -> None:
+    def append(self, append: Append) -> Future[None]:
         """See `Store.append`."""
-        self._write_blobs(entries)
+        return self._appends.submit(append)
+
+    @contextmanager
+    def exclusive(self, row: SessionRow) -> Iterator[Callable[[Append], None]]:
+        """See `Store.exclusive`: the file's write lock keeps everybody else out."""
         with self._write():
-            self._keep(receipt)
-            changed = self._sql.execute(
-                "UPDATE sessions SET version = ?, updated_at = ? WHERE number = ? AND version = ?",
-                (row.version + len(entries), updated_at, row.number, row.version),
-            )
-            if changed.rowcount != 1:
+            if not self._alive(row):
                 raise Moved
-            self._insert_log(row.number, row.version, entries)
+
+            def put(append: Append) -> None:
+                refusal = self._append(append)
+                if refusal is not None:
+                    raise refusal
+
+            yield put
+
+    def _commit(self, group: Sequence[Append]) -> Outcomes:
+        with self._write():
+            return [self._append(append) for append in group]
+
+    def _append(self, append: Append) -> Exception | None:
+        """Write one append of a group, unless there is something against it."""
+        if append.line.broken:
+            return Moved()
+        if append.receipt is not None and self._kept(append.receipt.scope):
+            return append.refuse(AlreadyDone())
+        changed = self._sql.execute(
+            "UPDATE sessions SET version = ?, updated_at = ? WHERE number = ? AND version = ?",
+            (
+                append.version + len(append.entries),
+                append.updated_at,
+                append.number,
+                append.version,
+            ),
+        )
+        if changed.rowcount != 1:
+            return append.refuse(Moved())
+        self._insert_log(append.number, append.version, append.entries)
+        self._keep(append.receipt)
+        return None
 
     def declare(
         self, row: SessionRow, outputs: Mapping[str, int], updated_at: str, *, pinned: bool
@@ -268,7 +332,7 @@ class SqliteStore:
                 f"SELECT {_COLUMNS} FROM sessions WHERE number = ?",
                 (row.number,),
             ).fetchone()
-        return _session(found)
+        return SessionRow.of_columns(found)
 
     def delete(self, row: SessionRow, *, pinned: bool) -> None:
         """See `Store.delete`."""
@@ -283,9 +347,38 @@ class SqliteStore:
             if gone.rowcount != 1:
                 raise Moved
             self._sql.execute("DELETE FROM receipts WHERE session = ?", (row.id,))
+        if not held:
+            return
+        with self._write():  # only now: a delete that is not committed needs its blobs still
             for (sha256,) in held:
                 if not self._refers(sha256):
                     self._blobs.discard(sha256)
+
+    # -- uses --------------------------------------------------------------------------------------
+
+    def touch(self, row: SessionRow, at: str) -> None:
+        """See `Store.touch`."""
+        with self._write():
+            self._sql.execute(
+                "INSERT OR REPLACE INTO uses SELECT number, ? FROM sessions WHERE number = ?",
+                (at, row.number),
+            )
+
+    def last_use(self, row: SessionRow) -> str:
+        """See `Store.last_use`."""
+        rows = self._rows("SELECT used_at FROM uses WHERE session = ?", row.number)
+        touched: list[str] = [at for (at,) in rows]
+        return max([row.updated_at, *touched])
+
+    def unused(self, owner: str | None, before: str, limit: int) -> list[SessionRow]:
+        """See `Store.unused`."""
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM sessions LEFT JOIN uses ON session = number"
+            " WHERE updated_at < ? AND (used_at IS NULL OR used_at < ?)"
+            " AND (owner = ? OR ? IS NULL) ORDER BY number LIMIT ?",
+            *(before, before, owner, owner, limit),
+        )
+        return [SessionRow.of_columns(row) for row in rows]
 
     # -- receipts and blobs ------------------------------------------------------------------------
 
@@ -294,17 +387,48 @@ class SqliteStore:
         rows = self._rows(
             "SELECT digest, document FROM receipts WHERE owner = ? AND route = ? AND session = ?"
             " AND key = ? AND written > ?",
-            scope.owner,
-            scope.route,
-            scope.session or "",
-            scope.key,
+            *_columns(scope),
             time.time() - self._retention,
         )
         return Receipt(scope, rows[0][0], rows[0][1]) if rows else None
 
+    def write_blobs(self, entries: Sequence[LogEntry]) -> None:
+        """See `Store.write_blobs`."""
+        for entry in entries:
+            for sha256, array in entry.blobs.items():
+                self._blobs.ensure(sha256, array)
+
     def blob(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """See `Store.blob`."""
         return self._blobs.load(sha256, dtype, shape)
+
+    # -- keys --------------------------------------------------------------------------------------
+
+    def add_key(self, key: KeyRow) -> None:
+        """See `Store.add_key`."""
+        with self._write():
+            self._sql.execute(
+                f"INSERT INTO api_keys ({_KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                dataclasses.astuple(key),
+            )
+
+    def api_keys(self) -> list[KeyRow]:
+        """See `Store.api_keys`."""
+        rows = self._rows(f"SELECT {_KEY_COLUMNS} FROM api_keys ORDER BY number")
+        return [KeyRow(*row) for row in rows]
+
+    def revoke_key(self, id: str, at: str) -> KeyRow | None:
+        """See `Store.revoke_key`."""
+        with self._write():
+            self._sql.execute(
+                "UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (at, id)
+            )
+            found = self._sql.execute(
+                f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE id = ?", (id,)
+            ).fetchone()
+        return None if found is None else KeyRow(*found)
+
+    # ----------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """See `Store.check`."""
@@ -312,6 +436,7 @@ class SqliteStore:
 
     def close(self) -> None:
         """See `Store.close`."""
+        self._appends.close()
         with self._lock, self._read_lock:
             self._reader.close()
             self._sql.close()
@@ -323,6 +448,8 @@ class SqliteStore:
         return found.fetchone() is not None
 
     def _insert(self, new: NewSession, version: int, limit: int, receipt: Receipt | None) -> int:
+        if receipt is not None and self._kept(receipt.scope):
+            raise AlreadyDone
         self._keep(receipt)
         held: int = self._sql.execute(
             "SELECT count(*) FROM sessions WHERE owner = ?", (new.owner,)
@@ -366,34 +493,28 @@ class SqliteStore:
                     "INSERT OR IGNORE INTO log_blobs VALUES (?, ?, ?)", (number, start + k, sha256)
                 )
 
-    def _write_blobs(self, entries: Sequence[LogEntry]) -> None:
-        """Before the transaction, so that the write lock is not held while large files sync."""
-        with _translated():
-            for entry in entries:
-                for sha256, array in entry.blobs.items():
-                    self._blobs.ensure(sha256, array)
+    def _kept(self, scope: Scope) -> bool:
+        found = self._sql.execute(
+            "SELECT 1 FROM receipts WHERE owner = ? AND route = ? AND session = ? AND key = ?"
+            " AND written > ?",
+            (*_columns(scope), time.time() - self._retention),
+        )
+        return found.fetchone() is not None
 
     def _keep(self, receipt: Receipt | None) -> None:
+        """Remember an answer; the caller has seen that the key is free."""
         if receipt is None:
             return
-        scope = receipt.scope
         written = time.time()
         self._sql.execute("DELETE FROM receipts WHERE written <= ?", (written - self._retention,))
-        try:
-            self._sql.execute(
-                "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    scope.owner,
-                    scope.route,
-                    scope.session or "",
-                    scope.key,
-                    receipt.digest,
-                    receipt.document,
-                    written,
-                ),
-            )
-        except sqlite3.IntegrityError:
-            raise AlreadyDone from None
+        self._sql.execute(
+            "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*_columns(receipt.scope), receipt.digest, receipt.document, written),
+        )
+
+
+def _columns(scope: Scope) -> tuple[str, str, str, str]:
+    return scope.owner, scope.route, scope.session or "", scope.key
 
 
 def _connect(path: str, patience: float) -> sqlite3.Connection:
@@ -401,24 +522,9 @@ def _connect(path: str, patience: float) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
 
 
-def _session(row: Sequence[Any]) -> SessionRow:
-    number, id, name, version, outputs_version, inputs, outputs, created_at, updated_at = row
-    return SessionRow(
-        number,
-        id,
-        name,
-        version,
-        outputs_version,
-        orjson.loads(inputs),
-        orjson.loads(outputs),
-        created_at,
-        updated_at,
-    )
-
-
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Faults of the disk and the file as the errors that a caller can act on."""
+    """Faults of the file as the errors that a caller can act on."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -429,8 +535,4 @@ def _translated() -> Iterator[None]:
             raise Overloaded(reason="the store is busy with another process's write") from error
         if name.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
             raise Overloaded(reason="the store's disk does not answer", retry_after=5) from error
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StorageFull from error
         raise

@@ -1,21 +1,28 @@
 """Where sessions live: an append-only log of nodes, and what has to be committed together with it.
 
 `Store` is the interface, and the records are what passes through it. An append is a compare-and-set
-on the session's version, so two writers can never both win. A store knows documents and bytes; what
-they mean as graphs is the business of `sessions`.
+on the session's version, so two writers can never both win; appends that were made on top of one
+another before any was committed are a `Line`. A store knows documents and bytes; what they mean as
+graphs is the business of `sessions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
+import orjson
 
 __all__ = [
     "AlreadyDone",
+    "Append",
+    "KeyRow",
+    "Line",
     "LogEntry",
     "Moved",
     "NewSession",
@@ -23,6 +30,7 @@ __all__ = [
     "Scope",
     "SessionRow",
     "Store",
+    "moment",
     "now",
 ]
 
@@ -48,6 +56,22 @@ class SessionRow:
     outputs: dict[str, int]
     created_at: str
     updated_at: str
+
+    @classmethod
+    def of_columns(cls, columns: Sequence[Any]) -> SessionRow:
+        """The row that a database has, in the order of the fields; `inputs`, `outputs` as JSON."""
+        number, id, name, version, outputs_version, inputs, outputs, created, updated = columns
+        return cls(
+            number=number,
+            id=id,
+            name=name,
+            version=version,
+            outputs_version=outputs_version,
+            inputs=orjson.loads(inputs),
+            outputs=orjson.loads(outputs),
+            created_at=created,
+            updated_at=updated,
+        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,57 @@ class Receipt:
     document: bytes
 
 
+@dataclass(eq=False)
+class Line:
+    """Appends to one session, each made on top of the one before without waiting for its commit.
+
+    They are committed in order. Once one of them fails, the line is `broken` and all that come
+    behind it fail too: they were made for a log that will never be. `settled` is the version up to
+    which the log is known to be what the line was made on. Only the store changes either.
+    """
+
+    settled: int
+    broken: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Append:
+    """Entries to go behind version `version` of the session `number`, as part of `line`."""
+
+    number: int
+    version: int
+    entries: Sequence[LogEntry]
+    updated_at: str
+    receipt: Receipt | None
+    line: Line
+
+    @property
+    def size(self) -> int:
+        """The bytes of the documents."""
+        return sum(len(entry.document) for entry in self.entries)
+
+    def refuse(self, reason: Exception) -> Exception:
+        """Break the line, here and now, so that what stands on this append is refused with it."""
+        self.line.broken = True
+        return reason
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """What is kept of an API key: never the key, but the SHA-256 of it, in hex.
+
+    Moments are as `now` writes them; None is never.
+    """
+
+    id: str
+    owner: str
+    note: str
+    digest: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+
+
 class Store(Protocol):
     """What the service asks of a store. Every method may block; all are safe to call from threads.
 
@@ -126,14 +201,26 @@ class Store(Protocol):
     def entries(self, row: SessionRow, start: int, stop: int) -> list[bytes]:
         """Log entries `start` to `stop` (excluded), as far as they exist."""
 
-    def append(
-        self, row: SessionRow, entries: Sequence[LogEntry], updated_at: str, receipt: Receipt | None
-    ) -> None:
-        """Append behind version `row.version`.
+    def append(self, append: Append) -> Future[None]:
+        """Begin an append; it is durable when the future is done. This alone never blocks.
+
+        Appends of one line are begun in the order of their versions.
 
         Raises:
-            Moved: The session is no longer at that version.
-            AlreadyDone: The receipt's key has been committed.
+            Moved: (the future) The session is no longer at that version, or the line is broken.
+            AlreadyDone: (the future) The receipt's key has been committed.
+            Overloaded: (at once) Too many appends wait.
+        """
+
+    def exclusive(self, row: SessionRow) -> AbstractContextManager[Callable[[Append], None]]:
+        """Let nobody else append to a session meanwhile, in whatever process.
+
+        What is read by other methods holds still. What the manager gives makes one append, durable
+        when the block is left. One thread of a process is inside at a time; the others wait.
+
+        Raises:
+            Moved: The session is gone, or (the append) at another version.
+            AlreadyDone: (the append) The receipt's key has been committed.
         """
 
     def declare(
@@ -148,11 +235,35 @@ class Store(Protocol):
     def delete(self, row: SessionRow, *, pinned: bool) -> None:
         """Remove a session and what only it needs; `pinned` and `Moved` as in `declare`."""
 
+    def touch(self, row: SessionRow, at: str) -> None:
+        """Note that a session was used without being changed; one that is gone is let be."""
+
+    def last_use(self, row: SessionRow) -> str:
+        """When a session was last changed or touched."""
+
+    def unused(self, owner: str | None, before: str, limit: int) -> list[SessionRow]:
+        """Sessions, of one owner or of all, that were neither changed nor touched since."""
+
     def recall(self, scope: Scope) -> Receipt | None:
         """The receipt under a key, while it is remembered."""
 
+    def write_blobs(self, entries: Sequence[LogEntry]) -> None:
+        """Make the arrays of entries durable ahead of the write that refers to them.
+
+        That write does so too; large arrays are better written here, where others do not wait.
+        """
+
     def blob(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """A large array, read-only."""
+
+    def add_key(self, key: KeyRow) -> None:
+        """Keep an API key."""
+
+    def api_keys(self) -> list[KeyRow]:
+        """All API keys, the oldest first, those that are not valid any more included."""
+
+    def revoke_key(self, id: str, at: str) -> KeyRow | None:
+        """End a key; one that was revoked before stays as it is. None: there is none of that id."""
 
     def check(self) -> None:
         """Read something; raises when the store cannot be read."""
@@ -163,4 +274,9 @@ class Store(Protocol):
 
 def now() -> str:
     """The present as ISO 8601 in UTC, to the microsecond."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return moment(datetime.now(UTC))
+
+
+def moment(at: datetime) -> str:
+    """A moment in UTC as `now` writes it; such texts sort by time."""
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -29,6 +29,14 @@ from gradwire.wire.errors import STATUS, problem
 from gradwire.wire.messages import BINARY, JSON, PROBLEM
 
 Outcome = Reply | Lost
+
+
+@pytest.fixture(autouse=True)
+def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits are as short as they can be."""
+    monkeypatch.setattr("gradwire._protocol.random.random", lambda: 0.0)
+
+
 OK = Reply(200, {"content-type": JSON}, b'{"ok": true}')
 RUN = Request("POST", "/v1/sessions/s/forward", {"inputs": {}})
 
@@ -255,6 +263,12 @@ def test_a_busy_server_is_waited_for_as_long_as_it_says() -> None:
     assert answer.document == {"ok": True}
     assert waited == [2.0, 0.2]
     assert len(sent) == 3
+
+
+def test_clients_do_not_come_back_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradwire._protocol.random.random", lambda: 0.8)
+    _, _, waited = drive(RUN, [busy(after="2"), Lost("unreached"), OK])
+    assert waited == pytest.approx([2.4, 0.24])
 
 
 def test_retry_after_may_be_a_date() -> None:

@@ -450,8 +450,9 @@ def test_a_client_that_leaves_halfway(server: Server) -> None:
     before = server.log()
     host, port = server.url.removeprefix("http://").split(":")
     for request in (
-        b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
-        b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+        b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
         b"GET /healthz HTTP/1.1\r\nHost",
     ):
         with socket.create_connection((host, int(port))) as connection:
@@ -464,7 +465,7 @@ def test_a_huge_declared_body_is_refused_unread(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(
-            b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100000000000\r\n\r\n"
         )
         answer = b""

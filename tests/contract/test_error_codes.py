@@ -470,8 +470,8 @@ CASES = [
         "POST",
         "/v1/sessions",
         raw=b"\x1f\x8b",
-        headers={**JSON, "Content-Encoding": "gzip"},
-        facts={"actual": "gzip", "expected": ["identity"]},
+        headers={**JSON, "Content-Encoding": "br"},
+        facts={"actual": "br", "expected": ["gzip", "zstd", "identity"]},
     ),
     Case(
         "unsupported_media_type",
@@ -756,14 +756,79 @@ def test_internal_says_nothing_but_the_request_id(
     assert "a secret" in caplog.text
 
 
+# -- the guards, of which `test_guards` and `test_owners` say more ---------------------------------
+
+
+@provokes("forbidden")
+def test_forbidden(http: httpx.Client) -> None:
+    facts = problem(http.get("/v1/ops", headers={"Host": "evil.example"}), "forbidden")
+    assert (facts["header"], facts["value"]) == ("Host", "evil.example")
+    assert facts["reason"]
+
+
+@provokes("unauthenticated")
+def test_unauthenticated() -> None:
+    transport = LocalTransport(Settings(keys="required"))
+    with httpx.Client(transport=transport, base_url="http://local") as client:
+        assert problem(client.get("/v1/ops"), "unauthenticated")["reason"]
+    transport.close()
+
+
+@provokes("rate_limited")
+def test_rate_limited() -> None:
+    transport = LocalTransport(Settings(requests_per_second=0.01))
+    with httpx.Client(transport=transport, base_url="http://local") as client:
+        assert client.get("/v1/ops").status_code == 200
+        answer = client.get("/v1/ops")
+        facts = problem(answer, "rate_limited")
+        assert (facts["limit"], facts["reason"]) == (0.01, "0.01 requests a second are yours")
+        assert facts["retry_after"] == int(answer.headers["retry-after"]) > 10
+    transport.close()
+
+
+@provokes("request_timeout")
+@provokes("headers_too_large")
+def test_requests_that_come_slowly_or_with_too_much(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", header_bytes=2000, body_seconds=0.5) as server:
+        large = server.http.get("/v1/ops", headers={"X-Padding": "x" * 3000})
+        facts = problem(large, "headers_too_large")
+        assert facts["limit"] == 2000 < facts["actual"]
+
+        def half() -> Iterator[bytes]:
+            yield b"{"
+            time.sleep(5)
+            yield b"}"
+
+        slow = server.http.post("/v1/sessions", content=half(), headers=JSON)
+        facts = problem(slow, "request_timeout")
+        assert facts["received"] == 1
+        assert facts["seconds"] >= 0.5
+
+
+def test_a_session_expires(tmp_path: Path) -> None:
+    """Its owner is told when; the name is free again; one that is in use stays."""
+    with Server(tmp_path / "data", session_seconds=3) as server:
+        http = server.http
+        for name in ("old", "used"):
+            body = {"name": name, "inputs": [{"name": "x", "shape": []}]}
+            assert http.post("/v1/sessions", json=body).status_code == 201
+            entry = {"nodes": [node("tanh", "x")]}
+            assert http.post(f"/v1/sessions/{name}/nodes", json=entry).status_code == 201
+        ends = time.monotonic() + 3.6
+        while time.monotonic() < ends:
+            assert http.post("/v1/sessions/used/forward", json={"inputs": {"x": 1.0}}).is_success
+            time.sleep(0.1)
+        facts = problem(http.get("/v1/sessions/old"), "session_not_found")
+        assert facts["expired_at"].endswith("Z")
+        assert [s["name"] for s in http.get("/v1/sessions").json()["sessions"]] == ["used"]
+        assert http.post("/v1/sessions", json={"name": "old", "inputs": []}).status_code == 201
+
+
 # -- completeness ----------------------------------------------------------------------------------
 
 RESERVED = {
     # In the contract, but for features that are not there yet.
     "tensor_not_found",
-    "unauthenticated",
-    "forbidden",
-    "rate_limited",
 }
 
 

@@ -15,17 +15,18 @@ import httpx
 
 
 class Server:
-    """A running `gradwire serve`; use as a context manager."""
+    """A running `gradwire serve`; use as a context manager. Port 0 is a free one."""
 
-    def __init__(self, data_dir: Path, **settings: object) -> None:
+    def __init__(self, data_dir: Path, *, port: int = 0, **settings: object) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GRADWIRE_")}
+        environment["GRADWIRE_COMPILE"] = "false"
         environment.update({f"GRADWIRE_{k.upper()}": str(v) for k, v in settings.items()})
         environment["PYTHONWARNINGS"] = "error"
         self._log = (data_dir.parent / f"{data_dir.name}.log").open("w+")
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "gradwire_service"),
-                *("serve", "--port", "0", "--data-dir", str(data_dir)),
+                *("serve", "--port", str(port), "--data-dir", str(data_dir)),
             ],
             env=environment,
             stdout=subprocess.PIPE,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import threading
-import time
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -18,9 +16,9 @@ from gradwire.wire import safetensors
 from gradwire.wire.errors import STATUS, WireError
 from gradwire.wire.tensors import decode_tensor
 from gradwire_engine.errors import catalogue
-from gradwire_service.dispatch import Pool, read_body
-from gradwire_service.errors import Overloaded, PayloadTooLarge, from_wire, problem_of
-from gradwire_service.http import Reply, encode, prefers_binary
+from gradwire_service.dispatch import read_body
+from gradwire_service.errors import PayloadTooLarge, from_wire, problem_of
+from gradwire_service.http import encode, prefers_binary
 
 BINARY = safetensors.MEDIA_TYPE
 X = np.array([0.0, 0.5, -0.5], np.float32)
@@ -238,32 +236,6 @@ def test_a_declared_length_is_refused_before_reading() -> None:
     with pytest.raises(PayloadTooLarge) as refused:
         body_of({"content-length": "11"}, never)
     assert refused.value.actual == 11
-
-
-# -- threads ---------------------------------------------------------------------------------------
-
-
-def test_a_full_pool_refuses_at_once_and_recovers() -> None:
-    gate = threading.Event()
-    pool = Pool(1, 1, "test")
-
-    def wait(_: Any) -> Reply:
-        gate.wait(10)
-        return Reply(204)
-
-    async def scenario() -> None:
-        held = [asyncio.create_task(pool.run(wait, None)) for _ in range(2)]  # type: ignore[arg-type]
-        await asyncio.sleep(0)
-        began = time.perf_counter()
-        with pytest.raises(Overloaded):
-            await pool.run(wait, None)  # type: ignore[arg-type] # the handler ignores its call
-        assert time.perf_counter() - began < 1
-        gate.set()
-        assert [(await task).status for task in held] == [204, 204]
-        assert (await pool.run(wait, None)).status == 204  # type: ignore[arg-type]
-
-    asyncio.run(scenario())
-    pool.close()
 
 
 # -- problems --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gradwire_service.local import LocalTransport
 from gradwire_service.requests import AppendRequest, CreateRequest
 from gradwire_service.sessions import Sessions
 from gradwire_service.sqlite_store import SqliteStore
+from gradwire_service.store import Append
 from tests.service.serving import Server, problem, without
 
 X = {"name": "x", "shape": [3]}
@@ -259,7 +261,7 @@ class _Shared(httpx.BaseTransport):
 
 def worker(store: SqliteStore, max_nodes: int = 1000) -> Sessions:
     """A process's view of the sessions in a store."""
-    limits = {"memory_limit": 2**30, "max_sessions": 100, "cached": 8}
+    limits = {"memory_limit": 2**30, "max_elements": 2**30, "max_sessions": 100, "cached": 8}
     return Sessions(store, Engine(), max_nodes=max_nodes, **limits)
 
 
@@ -291,10 +293,10 @@ def test_a_lost_race_is_tried_again_on_what_the_winner_left(
     one.create("local", CreateRequest("m", (Input("x", Type((2,))),)), None)
     commit = here.append
 
-    def late(*arguments: Any) -> None:
+    def late(append: Append) -> Future[None]:
         monkeypatch.setattr(here, "append", commit)  # once only
         two.append("local", "m", entry("x", name="first"), None, None)
-        commit(*arguments)
+        return commit(append)
 
     monkeypatch.setattr(here, "append", late)
     added = one.append("local", "m", entry("x", name="second"), None, None)

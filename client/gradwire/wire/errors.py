@@ -63,6 +63,8 @@ STATUS: Final[Mapping[str, int]] = {
     "unsupported_media_type": 415,
     "unauthenticated": 401,
     "forbidden": 403,
+    "request_timeout": 408,
+    "headers_too_large": 431,
     "payload_too_large": 413,
     "memory_limit": 413,
     "quota_exceeded": 422,

@@ -35,9 +35,7 @@ def loads(body: bytes | bytearray | memoryview) -> object:
     except UnicodeDecodeError as error:
         raise _malformed(f"it is not UTF-8 at byte {error.start}") from None
     try:
-        document: object = json.loads(
-            text, parse_constant=_refuse_constant, object_pairs_hook=_distinct
-        )
+        document: object = _DECODER.decode(text)
         if _SURROGATE_ESCAPE.search(raw):  # half a pair parses, but no answer could carry it back
             json.dumps(document, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
@@ -79,3 +77,6 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
                 raise _malformed(f"an object has the key {name[:100]!r} twice")
             seen.add(name)
     return members
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_distinct)

@@ -27,11 +27,19 @@ def limits(call: Call) -> Reply:
     return call.reply(
         {
             "body_bytes": settings.max_body_bytes,
+            "body_expansion": settings.max_expansion,
             "memory_bytes": settings.memory_bytes,
+            "elements_per_value": settings.max_elements,
             "nodes_per_session": settings.max_nodes,
             "sessions_per_owner": settings.max_sessions,
+            "session_seconds": settings.session_seconds,
             "runs_at_a_time": settings.run_threads,
+            "runs_at_a_time_per_owner": settings.runs_per_owner,
             "runs_waiting": settings.queue,
+            "runs_waiting_per_owner": settings.owner_queue,
+            "run_seconds": settings.run_seconds,
+            "requests_per_second_per_owner": settings.owner_rate,
+            "header_bytes": settings.header_bytes,
             "idempotency_seconds": settings.idempotency_seconds,
             "sessions_per_page": MAX_PAGE,
             "inline_elements": MAX_INLINE,
@@ -90,11 +98,11 @@ def _state(word: str) -> Reply:
 
 
 ROUTES = (
-    resource("/", get=home),
+    resource("/", get=home, public=True),
     resource("/v1/limits", get=limits),
-    resource("/healthz", get=healthz, vital=True, inline=True),
-    resource("/readyz", get=readyz, vital=True),
+    resource("/healthz", get=healthz, vital=True, inline=True, public=True),
+    resource("/readyz", get=readyz, vital=True, public=True),
     resource("/metrics", get=metrics, vital=True),
-    resource("/openapi.json", get=openapi),
-    resource("/docs", get=docs),
+    resource("/openapi.json", get=openapi, public=True),
+    resource("/docs", get=docs, public=True),
 )

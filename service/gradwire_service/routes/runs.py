@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
+from starlette.routing import Route
+
+from gradwire.wire.errors import WireError
 from gradwire_engine import Builder, Graph
 from gradwire_engine.builder import check_name
-from gradwire_engine.errors import InvalidOption, InvalidShape
+from gradwire_engine.errors import EngineError, InvalidOption, InvalidShape
 
-from ..dispatch import resource
+from ..dispatch import Handler, resource
+from ..elements import check_elements, types_of
 from ..http import Call, Reply, Stopwatch
 from ..requests import RunRequest, execute_request, run_request
 
@@ -41,7 +46,9 @@ def execute(call: Call) -> Reply:
     )
     builder.append(wanted.entries)
     outputs = {check_name(name): builder.resolve(ref) for name, ref in wanted.outputs.items()}
-    return run(call, builder.graph(outputs or None), wanted.run, watch)
+    graph = builder.graph(outputs or None)
+    check_elements(types_of(graph), settings.max_elements)
+    return run(call, graph, wanted.run, watch)
 
 
 def run(call: Call, graph: Graph, wanted: RunRequest, watch: Stopwatch) -> Reply:
@@ -53,12 +60,34 @@ def run(call: Call, graph: Graph, wanted: RunRequest, watch: Stopwatch) -> Reply
     )
     watch.lap("decode")
     with _paths_under(wanted.tensors.prefix):
-        result = prepared.execute(tensors)
+        call.stop.within(wanted.spec.deadline_ms)
+        result = prepared.execute(tensors, call.stop.deadline())
+    call.service.metrics.ran(result.tier)
     watch.note("compile", result.compile_ms)
     watch.note("execute", result.execute_ms)
     headers = {"Gradwire-Tier": result.tier, "Cache-Control": "no-store"}
     groups = _RESULTS[wanted.spec.mode]
     return call.results(result.results, groups, wanted.tensors.base64, headers, watch)
+
+
+_PEEK = 2**16
+"""The most bytes of options that are read on the event loop."""
+
+
+def stated_deadline(call: Call) -> float | None:
+    """The `deadline_ms` of a run that has to wait, if it can be read in no time."""
+    size = int.from_bytes(call.body[:8], "little") if call.binary else len(call.body)
+    if size > _PEEK:
+        return None
+    try:
+        document: Any = call.document()
+    except (EngineError, WireError, RecursionError):
+        return None  # to be refused when it is its turn
+    run = document.get("run", document) if isinstance(document, dict) else None
+    stated = run.get("deadline_ms") if isinstance(run, dict) else None
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or stated < 0:
+        return None
+    return stated
 
 
 @contextmanager
@@ -71,9 +100,13 @@ def _paths_under(prefix: str) -> Iterator[None]:
         raise
 
 
+def _run(path: str, handler: Handler) -> Route:
+    return resource(path, post=handler, heavy=True, deadline=stated_deadline)
+
+
 ROUTES = (
-    resource("/v1/sessions/{sid}/forward", post=partial(run_session, "forward"), heavy=True),
-    resource("/v1/sessions/{sid}/vjp", post=partial(run_session, "vjp"), heavy=True),
-    resource("/v1/sessions/{sid}/jvp", post=partial(run_session, "jvp"), heavy=True),
-    resource("/v1/execute", post=execute, heavy=True),
+    _run("/v1/sessions/{sid}/forward", partial(run_session, "forward")),
+    _run("/v1/sessions/{sid}/vjp", partial(run_session, "vjp")),
+    _run("/v1/sessions/{sid}/jvp", partial(run_session, "jvp")),
+    _run("/v1/execute", execute),
 )

@@ -1,0 +1,232 @@
+"""A connection as uvicorn serves it, and what a client may not do to it.
+
+uvicorn waits for ever for the rest of a request's headers, takes headers of any size, goes on
+reading a body that was answered already, and waits for ever for a client that does not read. Here
+each of these has an end. What happens to requests that are complete is the business of the app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import uuid
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gradwire.wire.messages import PROBLEM, REQUEST_ID
+
+from .bodies import RATE
+from .errors import HeadersTooLarge, MalformedBody, Overloaded, RequestTimeout, problem_of
+from .settings import Settings
+
+__all__ = ["Connection", "Rules"]
+
+_LINGER = 2.0
+"""Seconds that a client has to end what it sends after it was answered."""
+
+_LAST_CALL = 0.5
+"""Seconds that a stopping server waits for a request which may be on its way already."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What connections are held to; bytes and seconds, as in `Settings`."""
+
+    connections: int
+    header_bytes: int
+    header_seconds: float
+    body_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Rules:
+        """Those of the settings."""
+        return cls(
+            settings.connections,
+            settings.header_bytes,
+            settings.header_seconds,
+            settings.body_seconds,
+        )
+
+
+class Connection(HttpToolsProtocol):
+    """One connection to a client."""
+
+    def __init__(self, *arguments: Any, rules: Rules, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._rules = rules
+        self._head: asyncio.TimerHandle | None = None  # runs while headers are awaited
+        self._head_bytes = 0
+        self._in_head = True
+        self._tail: asyncio.TimerHandle | None = None  # runs while an answered body goes on
+        self._unread: asyncio.TimerHandle | None = None  # runs while the client does not read
+        self._fault: Exception | None = None
+        self._refused = False
+        self._stopping = False
+
+    # -- coming and going --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The client is there."""
+        super().connection_made(transport)
+        if len(self.connections) > self._rules.connections:
+            self._refuse(Overloaded(reason=f"{self._rules.connections} connections are open"))
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        for timer in (self._head, self._tail, self._unread):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server stops: what is under way is answered, and what was sent meanwhile."""
+        if self._busy or self._refused:
+            super().shutdown()
+            return
+        self._stopping = True
+        self.loop.call_later(_LAST_CALL, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self._busy:
+            self.transport.close()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a request waits for its answer."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._refused:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if not (self._in_head and self._head_bytes) or self._refused:
+            return
+        if self._head_bytes > self._rules.header_bytes:
+            limit, actual = self._rules.header_bytes, self._head_bytes
+            self._refuse(HeadersTooLarge(limit=limit, actual=actual))
+        elif self._head is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """The headers of a request are there."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self._rules.header_bytes:
+            self._fault = HeadersTooLarge(limit=self._rules.header_bytes, actual=size)
+            raise self._fault
+        self._in_head = False
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+        super().on_headers_complete()
+        if self._stopping:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """A request is there, its body included."""
+        super().on_message_complete()
+        self._in_head, self._head_bytes = True, 0
+        if self._tail is not None:
+            self._tail.cancel()
+            self._tail = None
+
+    def on_response_complete(self) -> None:
+        """A request was answered."""
+        if not self._in_head and self._tail is None:  # its body goes on, but nobody reads it
+            self._tail = self.loop.call_later(_LINGER, self.transport.close)
+        super().on_response_complete()
+
+    def _await_head(self) -> None:
+        self._head = self.loop.call_later(self._rules.header_seconds, self._no_head)
+
+    def _no_head(self) -> None:
+        self._head = None
+        if self._busy:  # the next request can wait as long as this one
+            self._await_head()
+        elif self._head_bytes:
+            seconds, received = self._rules.header_seconds, self._head_bytes
+            self._refuse(RequestTimeout(seconds=seconds, received=received))
+        else:
+            self.transport.close()
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than the app writes."""
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        """The client has read nearly all."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came for a long time."""
+        if self.transport.get_write_buffer_size():  # nor was anything read
+            self._drop()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _watch_reading(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        seconds = self._rules.body_seconds
+
+        def look() -> None:
+            if unread - self.transport.get_write_buffer_size() < RATE * seconds:
+                self._drop()
+            else:
+                self._watch_reading()
+
+        self._unread = self.loop.call_later(seconds, look)
+
+    def _drop(self) -> None:
+        """End the connection, and forget what was written but not read, the kernel too."""
+        self.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        self.transport.abort()
+
+    # -- refusing ----------------------------------------------------------------------------------
+
+    def send_400_response(self, msg: str) -> None:
+        """What came cannot be read."""
+        del msg  # the same for every fault
+        reason = "the request is not HTTP/1.1 as RFC 9112 has it"
+        self._refuse(self._fault or MalformedBody(path="", reason=reason))
+
+    def _refuse(self, error: Exception) -> None:
+        """Answer without the app, and end the connection."""
+        self._refused = True
+        if self._busy:  # an answer in the middle of another would be taken for a part of it
+            self.transport.close()
+            return
+        request_id = uuid.uuid4().hex
+        status, body, headers = problem_of(error, request_id)
+        lines = {
+            **headers,
+            "Content-Type": PROBLEM,
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+            REQUEST_ID: request_id,
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        start = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        self.transport.write(f"{start}{head}\r\n".encode("latin-1") + body)
+        # Closing at once would reset a connection on which bytes still come, and the answer might
+        # be lost with it.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER, self.transport.close)

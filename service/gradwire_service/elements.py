@@ -1,0 +1,25 @@
+"""The bound on the elements of one value, whatever its dtype: what a graph may declare at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gradwire_engine import Graph, Type
+from gradwire_engine.errors import QuotaExceeded
+
+__all__ = ["check_elements", "types_of"]
+
+
+def check_elements(types: Iterable[Type], limit: int) -> None:
+    """Look at the types of values.
+
+    Raises:
+        QuotaExceeded: One has more elements than the limit.
+    """
+    if any(type.size > limit for type in types):
+        raise QuotaExceeded(quota="elements", limit=limit)
+
+
+def types_of(graph: Graph) -> Iterable[Type]:
+    """The types of all values of a graph."""
+    return map(graph.type_of, range(graph.size))

@@ -1,0 +1,84 @@
+"""The end of sessions that nobody uses: after how long, and what counts as a use.
+
+Changing a session or looking it up, as every read and run does, is a use. A lookup is noted in the
+store only once in a tenth of the time, so that reading does not become writing. A session that has
+expired is gone for its owner at once, and from the store when it stands in the way of another, or
+some time later.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from .store import Moved, SessionRow, Store, moment
+
+__all__ = ["Expiry"]
+
+_BATCH = 100
+_REMEMBERED = 10_000
+
+
+class Expiry:
+    """The expiry of a store's sessions, for one process; without `seconds` there is none."""
+
+    def __init__(self, store: Store, seconds: float | None) -> None:
+        self._store = store
+        self._seconds = seconds
+        self._noted: dict[str, float] = {}  # when a session was last seen to be in use
+
+    def use(self, row: SessionRow) -> str | None:
+        """Note a use; when the session had expired before it, the moment in which it did."""
+        if self._seconds is None:
+            return None
+        present, grain = time.time(), self._seconds / 10
+        if max(_seconds_of(row.updated_at), self._noted.get(row.id, 0.0)) + grain > present:
+            return None
+        used = _seconds_of(self._store.last_use(row))
+        if used + self._seconds <= present:
+            return _moment_at(used + self._seconds)
+        if used + grain <= present:
+            self._store.touch(row, _moment_at(present))
+            used = present
+        if len(self._noted) >= _REMEMBERED:
+            self._noted.clear()
+        self._noted[row.id] = used
+        return None
+
+    def recent(self, used: float) -> bool:
+        """Whether what was in use then, in seconds since the epoch, needs no look at the store."""
+        return self._seconds is None or time.time() < used + self._seconds / 10
+
+    def sweep(self, owner: str | None = None) -> list[SessionRow]:
+        """Remove what has expired.
+
+        Args:
+            owner: Whose; None: everybody's, but only what has been expired for as long as it was
+                unused before, so that its owner can be told.
+
+        Returns:
+            What was removed.
+        """
+        if self._seconds is None:
+            return []
+        age = self._seconds if owner is not None else 2 * self._seconds
+        before = _moment_at(time.time() - age)
+        removed: list[SessionRow] = []
+        while found := self._store.unused(owner, before, _BATCH):
+            for row in found:
+                try:
+                    self._store.delete(row, pinned=True)
+                except Moved:  # it was changed meanwhile, or is gone already
+                    continue
+                removed.append(row)
+            if len(found) < _BATCH:
+                break
+        return removed
+
+
+def _seconds_of(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _moment_at(seconds: float) -> str:
+    return moment(datetime.fromtimestamp(seconds, UTC))
