@@ -137,13 +137,16 @@ def echo() -> Iterator[tuple[int, int]]:
 
 def load(port: int, paths: list[str], count: int, connections: int) -> Timing:
     """`count` POSTs of one node each, from a process of its own."""
-    command = [sys.executable, __file__, "--load", str(port), str(count), str(connections), *paths]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    found = json.loads(done.stdout)
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        numbers = (str(port), str(count), str(connections))
+        subprocess.run(
+            [sys.executable, __file__, "--load", file.name, *numbers, *paths], check=True
+        )
+        found = json.loads(Path(file.name).read_text())
     return Timing(found["seconds"], found["whole"])
 
 
-def generate(port: int, count: int, connections: int, paths: list[str]) -> None:
+def generate(file: Path, port: int, count: int, connections: int, paths: list[str]) -> None:
     """The process behind `load`."""
     left = iter(range(count))
     tag = time.time_ns()
@@ -161,7 +164,7 @@ def generate(port: int, count: int, connections: int, paths: list[str]) -> None:
     timing = uvloop.run(crowd("127.0.0.1", port, connections, exchange))
     timing.seconds.sort()
     del timing.seconds[:connections]  # the last look of each connection, which sent nothing
-    print(json.dumps({"seconds": timing.seconds, "whole": timing.whole}))
+    file.write_text(json.dumps({"seconds": timing.seconds, "whole": timing.whole}))
 
 
 def processor(pid: int) -> float:
@@ -310,8 +313,8 @@ def main() -> int:
     parser.add_argument("--load", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.load:
-        port, count, connections, *paths = given.load
-        generate(int(port), int(count), int(connections), paths)
+        file, port, count, connections, *paths = given.load
+        generate(Path(file), int(port), int(count), int(connections), paths)
         return 0
     figures = measure(given.quick)
     if given.json is not None:

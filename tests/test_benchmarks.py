@@ -116,4 +116,5 @@ def test_work_is_counted(bench: Any) -> None:
     assert work(conv, "forward").flops == 2 * 64 * 64 * 9 * 56 * 56
     assert work(conv, "jvp").flops == 3 * 2 * 64 * 64 * 9 * 56 * 56
     softmax = cases.find("odd", "c1_softmax_7x1021")
-    assert work(softmax, "forward").elementary == 7 * 1021
+    assert work(softmax, "forward").arithmetic == 20 * 7 * 1021
+    assert work(product, "forward").arithmetic == 0

@@ -35,13 +35,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     try:
         pairs = [(c, m) for c in select(settings.shapes, settings.cases) for m in settings.modes]
         for case, mode in progress(pairs, "memory plans"):
-            row: dict[str, Any] = {"case": case.name, "mode": mode}
+            row: dict[str, Any] = {"case": case.name, "mode": mode, "failed": {}}
             for name, child in children.items():
                 try:
                     row[name] = child.ask("call", "memory", case.name, mode)
                 except ChildError as error:
-                    row[f"{name}_failed"] = str(error).strip().splitlines()[-1]
-            row["ratio"] = row["ours"] / row["jax"] if row.get("jax") else None
+                    row["failed"][name] = str(error).strip().splitlines()[-1]
+            row["ratio"] = row["ours"] / row["jax"] if {"ours", "jax"} <= row.keys() else None
             rows.append(row)
     finally:
         for child in children.values():
@@ -60,8 +60,8 @@ def measure(settings: Settings) -> dict[str, Any]:
 def _growths(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
     """Plan and growth of the cases with the largest plans, one of each case."""
     large: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda r: -r["ours"]):
-        if row["ours"] >= GROWTH_FLOOR:
+    for row in sorted(rows, key=lambda r: -r.get("ours", 0)):
+        if row.get("ours", 0) >= GROWTH_FLOOR:
             large.setdefault(row["case"], row)
     found = []
     for row in progress(list(large.values())[:GROWTH_CASES], "growth of fresh processes"):

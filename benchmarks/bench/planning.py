@@ -26,14 +26,18 @@ TRIES = 3
 
 
 def measure(threads: int, tier: str, sizes: tuple[int, ...] = SIZES) -> dict[str, Any]:
-    """Seconds by number of nodes, forward and VJP, and the exponent of their growth."""
+    """Seconds by number of nodes, forward and VJP, and the exponents of their growth."""
     found: dict[str, Any] = {"sizes": list(sizes)}
     for mode in progress(("forward", "vjp"), "planning"):
         asked = {"mode": mode, "tier": tier, "threads": threads}
         rows = [probe.run("planning:plan", asked | {"nodes": n}, threads) for n in sizes]
-        totals = [row["total"] for row in rows]
-        growth = math.log(totals[-1] / totals[0]) / math.log(sizes[-1] / sizes[0])
-        found[mode] = {"rows": rows, "exponent": growth}
+        span = math.log(sizes[-1] / sizes[0])
+        exponents = {
+            key: math.log(rows[-1][key] / rows[0][key]) / span
+            for key in ("total", "schedule")
+            if rows[0][key] is not None
+        }
+        found[mode] = {"rows": rows, "exponents": exponents}
     return found
 
 

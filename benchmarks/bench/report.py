@@ -11,7 +11,7 @@ from .peers import PEERS
 
 Row = Mapping[str, Any]
 
-TOO_SLOW, BOUND = 1.2, 0.7
+TOO_SLOW, BOUND, TOO_LARGE = 1.2, 0.7, 1.1
 
 
 # -- what the rows say together --------------------------------------------------------------------
@@ -64,9 +64,9 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{places}f}"
 
 
-def megabytes(count: float) -> str:
-    """Bytes as MB."""
-    return number(count / 1e6)
+def megabytes(count: float | None) -> str:
+    """Bytes as MB; a dash for None."""
+    return number(None if count is None else count / 1e6)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -128,7 +128,6 @@ def _machine(part: Mapping[str, Any]) -> str:
         ["DRAM, copy", f"{number(a['copy'] / 1e9)} GB/s"],
         [f"L3 ({a['cache'] >> 20} MiB), c = a + b", f"{number(a['l3'] / 1e9)} GB/s"],
         ["sgemm, 2048 x 2048", f"{number(a['gemm'] / 1e9)} GFLOP/s"],
-        ["exp, float32", f"{number(a['exp'] / 1e9)} G/s"],
         ["our public call, one addition", f"{number(a['call'] * 1e6)} us"],
     ]
     absent = [f"Measured without {n}: {why}." for n, why in part["absent"].items()]
@@ -190,8 +189,8 @@ def memory(part: Mapping[str, Any]) -> str:
             [
                 row["case"],
                 row["mode"],
-                megabytes(row["ours"]),
-                megabytes(row["jax"]) if row.get("jax") else "-",
+                megabytes(row.get("ours")),
+                megabytes(row.get("jax")),
                 number(row["ratio"], 3),
             ]
             for row in part["rows"]
@@ -210,11 +209,23 @@ def memory(part: Mapping[str, Any]) -> str:
             for row in part["growth"]
         ),
     )
+    failed = [
+        f"FAILED, {name}: {row['case']} {row['mode']}: {why}"
+        for row in part["rows"]
+        for name, why in row["failed"].items()
+    ]
+    larger = [
+        f"{row['case']} {row['mode']} ({number(row['ratio'])})"
+        for row in part["rows"]
+        if row["ratio"] is not None and row["ratio"] > TOO_LARGE
+    ]
     reduced = part["reduced"]
     return "\n\n".join(
         [
             plans,
-            f"Geometric mean of the ratios: {number(part['geometric_mean'])}.",
+            *failed,
+            f"Geometric mean of the ratios: {number(part['geometric_mean'])}. "
+            f"Above {TOO_LARGE}: {', '.join(larger) or 'none'}.",
             growth,
             f"A mean gradient of {megabytes(reduced['parameter_bytes'])} MB of parameters through "
             f"vmap: {number(reduced['bytes_per_sample'] / 1e3)} kB for each further sample.",
@@ -232,7 +243,11 @@ def planning(part: Mapping[str, Any]) -> str:
         for mode in ("forward", "vjp")
         for nodes, row in zip(part["sizes"], part[mode]["rows"], strict=True)
     ]
-    exponents = ", ".join(f"{mode} {part[mode]['exponent']:.2f}" for mode in ("forward", "vjp"))
+    exponents = ", ".join(
+        f"{mode} {'all' if key == 'total' else key} {value:.2f}"
+        for mode in ("forward", "vjp")
+        for key, value in part[mode]["exponents"].items()
+    )
     return f"{table(header, cells)}\n\nTime grows with this power of the nodes: {exponents}."
 
 

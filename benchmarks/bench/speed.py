@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import compare, limits, probe
@@ -244,7 +244,7 @@ def _row(contest: Contest, machine: limits.Anchors) -> dict[str, Any]:
         "ratio_high": ratios[-1] if ratios else None,
         "limit": limit,
         "limit_reached": reached,
-        "work": {"bytes": needed.bytes, "flops": needed.flops, "elementary": needed.elementary},
+        "work": asdict(needed),
         "differences": contest.differences,
         "ways": {name: answer["way"] for name, answer in contest.loaded.items()},
         "ways_failed": {n: a["failed"] for n, a in contest.loaded.items() if a["failed"]},

@@ -516,6 +516,7 @@ class Sessions:
         version = builder.version
         nodes = builder.append(entries)
         try:
+            check_elements((node.type for node in nodes), self._max_elements)
             first = len(builder.inputs) + version
             logged = [log_entry(node_document(node, first + k)) for k, node in enumerate(nodes)]
             document: Document = {

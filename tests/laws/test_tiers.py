@@ -68,7 +68,12 @@ def test_vjp(row: int, dtype: str) -> None:
 @rows
 def test_special_values(row: int, dtype: str) -> None:
     case = subject(row, dtype)
-    arrays = [sprinkled(a, case.seed + i) for i, a in enumerate(case.arrays)]
+    # A weight that is not finite may or may not meet the zeros of the padding of a convolution.
+    spared = "w" if "conv" in case.op.name else ""
+    arrays = [
+        a if case.op.base_operand(i) == spared else sprinkled(a, case.seed + i)
+        for i, a in enumerate(case.arrays)
+    ]
     agree(case.graph, arrays)
 
 

@@ -280,7 +280,8 @@ def test_a_passing_failure_is_tried_again_later(
 def test_a_cache_that_cannot_be_written_and_one_that_is_damaged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    graph = grow(inputs(x=(3,)), Entry("exp", (0,)))
+    # A kernel that no other test has loaded into this process.
+    graph = grow(inputs(x=(3,)), Entry("exp", (0,)), Entry("erfc", (1,)), Entry("tan", (2,)))
     given = {"inputs/x": np.zeros(3)}
     spec = RunSpec(inputs=("x",), tier="compiled")
     (tmp_path / "file").write_text("")
