@@ -20,7 +20,10 @@ import numpy as np
 
 from .errors import StorageFull
 
-__all__ = ["Blobs", "digest", "raw"]
+__all__ = ["LEFTOVER_AGE", "Blobs", "digest", "raw"]
+
+LEFTOVER_AGE = 3600.0
+"""Seconds after which what no commit refers to is swept away: longer than any commit takes."""
 
 
 def digest(array: np.ndarray[Any, Any]) -> str:

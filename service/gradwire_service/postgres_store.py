@@ -24,7 +24,7 @@ from psycopg_pool import ConnectionPool
 
 from gradwire_engine.errors import NameConflict, QuotaExceeded
 
-from .blobs import Blobs, raw
+from .blobs import LEFTOVER_AGE, Blobs, raw
 from .errors import Overloaded, StorageFull
 from .group_commit import GroupCommit, Outcomes
 from .store import (
@@ -111,15 +111,12 @@ CREATE TABLE api_keys (
 );
 """
 
-_COLUMNS = "number, id, name, version, outputs_version, inputs, outputs, created_at, updated_at"
-_KEY_COLUMNS = "id, owner, note, digest, created_at, expires_at, revoked_at"
 _SCOPES = "unnest(%s::text[], %s::text[], %s::text[], %s::text[])"
 
 _SETUP, _OWNER = 0x67726164, 0x77697265
 """Names of advisory locks: of setting up, and (with its hash) of an owner."""
 
 _PART = 2**23
-_LEFTOVER_AGE = 3600.0
 
 # What hangs is given up: by default libpq waits for a silent host for many minutes.
 _DEFAULTS: Mapping[str, str | int] = {
@@ -181,7 +178,7 @@ class PostgresStore:
             open=True,
         )
         try:
-            self._blobs.sweep(self._refers, age=_LEFTOVER_AGE)
+            self._blobs.sweep(self._refers, age=LEFTOVER_AGE)
         except BaseException:
             self._pool.close()
             raise
@@ -215,7 +212,7 @@ class PostgresStore:
             old = sql.execute(
                 "SELECT sha256 FROM blobs b WHERE written < now() - make_interval(secs => %s)"
                 " AND NOT EXISTS (SELECT 1 FROM log_blobs l WHERE l.sha256 = b.sha256)",
-                (_LEFTOVER_AGE,),
+                (LEFTOVER_AGE,),
             )
             _drop_unused(sql, [sha256 for (sha256,) in old])
 
@@ -269,14 +266,16 @@ class PostgresStore:
             return None
         column = "id" if ref.startswith("ses_") else "name"
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM sessions WHERE owner = %s AND {column} = %s", owner, ref
+            f"SELECT {SessionRow.COLUMNS} FROM sessions WHERE owner = %s AND {column} = %s",
+            owner,
+            ref,
         )
         return SessionRow.of_columns(rows[0]) if rows else None
 
     def page(self, owner: str, after: int, limit: int) -> list[SessionRow]:
         """See `Store.page`."""
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM sessions WHERE owner = %s AND number > %s"
+            f"SELECT {SessionRow.COLUMNS} FROM sessions WHERE owner = %s AND number > %s"
             " ORDER BY number LIMIT %s",
             owner,
             after,
@@ -365,7 +364,7 @@ class PostgresStore:
             changed = sql.execute(
                 "UPDATE sessions SET outputs = %s, outputs_version = outputs_version + 1,"
                 " updated_at = %s WHERE number = %s AND (version = %s OR NOT %s)"
-                f" RETURNING {_COLUMNS}",
+                f" RETURNING {SessionRow.COLUMNS}",
                 (orjson.dumps(dict(outputs)), updated_at, row.number, row.version, pinned),
                 binary=True,
             ).fetchone()
@@ -411,7 +410,7 @@ class PostgresStore:
     def unused(self, owner: str | None, before: str, limit: int) -> list[SessionRow]:
         """See `Store.unused`."""
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM sessions LEFT JOIN uses ON session = number"
+            f"SELECT {SessionRow.COLUMNS} FROM sessions LEFT JOIN uses ON session = number"
             " WHERE updated_at < %s AND (used_at IS NULL OR used_at < %s)"
             " AND (owner = %s OR %s::text IS NULL) ORDER BY number LIMIT %s",
             *(before, before, owner, owner, limit),
@@ -425,7 +424,7 @@ class PostgresStore:
         rows = self._rows(
             "SELECT digest, document FROM receipts WHERE owner = %s AND route = %s"
             " AND session = %s AND key = %s AND written > now() - make_interval(secs => %s)",
-            *_columns(scope),
+            *scope.columns,
             self._retention,
         )
         return Receipt(scope, *rows[0]) if rows else None
@@ -467,13 +466,13 @@ class PostgresStore:
         """See `Store.add_key`."""
         with self._write() as sql:
             sql.execute(
-                f"INSERT INTO api_keys ({_KEY_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                f"INSERT INTO api_keys ({KeyRow.COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s)",
                 dataclasses.astuple(key),
             )
 
     def api_keys(self) -> list[KeyRow]:
         """See `Store.api_keys`."""
-        rows = self._rows(f"SELECT {_KEY_COLUMNS} FROM api_keys ORDER BY number")
+        rows = self._rows(f"SELECT {KeyRow.COLUMNS} FROM api_keys ORDER BY number")
         return [KeyRow(*row) for row in rows]
 
     def revoke_key(self, id: str, at: str) -> KeyRow | None:
@@ -483,7 +482,7 @@ class PostgresStore:
                 "UPDATE api_keys SET revoked_at = %s WHERE id = %s AND revoked_at IS NULL", (at, id)
             )
             found = sql.execute(
-                f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE id = %s", (id,)
+                f"SELECT {KeyRow.COLUMNS} FROM api_keys WHERE id = %s", (id,)
             ).fetchone()
         return None if found is None else KeyRow(*found)
 
@@ -648,16 +647,12 @@ def _keep(sql: Transaction, receipts: Sequence[Receipt], retention: float) -> No
         cursor.executemany(
             "INSERT INTO receipts (owner, route, session, key, digest, document)"
             " VALUES (%s, %s, %s, %s, %s, %s)",
-            [(*_columns(r.scope), r.digest, r.document) for r in receipts],
+            [(*r.scope.columns, r.digest, r.document) for r in receipts],
         )
 
 
-def _columns(scope: Scope) -> tuple[str, str, str, str]:
-    return scope.owner, scope.route, scope.session or "", scope.key
-
-
 def _arrays_of(scopes: Sequence[Scope]) -> list[list[str]]:
-    return [list(column) for column in zip(*map(_columns, scopes), strict=True)]
+    return [list(column) for column in zip(*(scope.columns for scope in scopes), strict=True)]
 
 
 def _missing(url: str) -> dict[str, str | int]:

@@ -22,7 +22,7 @@ import orjson
 
 from gradwire_engine.errors import NameConflict, QuotaExceeded
 
-from .blobs import Blobs
+from .blobs import LEFTOVER_AGE, Blobs
 from .errors import Overloaded, StorageFull
 from .group_commit import GroupCommit, Outcomes
 from .store import (
@@ -41,7 +41,6 @@ __all__ = ["SqliteStore"]
 
 SCHEMA_VERSION = 1
 
-_LEFTOVER_AGE = 3600.0
 
 _TABLES = """
 CREATE TABLE schema_version (version INTEGER NOT NULL);
@@ -102,10 +101,6 @@ CREATE TABLE IF NOT EXISTS api_keys (
     revoked_at TEXT
 )
 """
-
-_KEY_COLUMNS = "id, owner, note, digest, created_at, expires_at, revoked_at"
-
-_COLUMNS = "number, id, name, version, outputs_version, inputs, outputs, created_at, updated_at"
 
 
 class SqliteStore:
@@ -177,7 +172,7 @@ class SqliteStore:
 
         with self._write():
             # The write lock keeps other processes from committing a reference meanwhile.
-            self._blobs.sweep(self._refers, age=_LEFTOVER_AGE)
+            self._blobs.sweep(self._refers, age=LEFTOVER_AGE)
 
     def _refers(self, sha256: str) -> bool:
         found = self._sql.execute("SELECT 1 FROM log_blobs WHERE sha256 = ? LIMIT 1", (sha256,))
@@ -236,7 +231,7 @@ class SqliteStore:
         """See `Store.find`."""
         column = "id" if ref.startswith("ses_") else "name"
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM sessions WHERE owner = ? AND {column} = ?",
+            f"SELECT {SessionRow.COLUMNS} FROM sessions WHERE owner = ? AND {column} = ?",
             owner,
             ref,
         )
@@ -245,7 +240,7 @@ class SqliteStore:
     def page(self, owner: str, after: int, limit: int) -> list[SessionRow]:
         """See `Store.page`."""
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM sessions WHERE owner = ? AND number > ?"
+            f"SELECT {SessionRow.COLUMNS} FROM sessions WHERE owner = ? AND number > ?"
             " ORDER BY number LIMIT ?",
             owner,
             after,
@@ -329,7 +324,7 @@ class SqliteStore:
             if changed.rowcount != 1:
                 raise Moved
             found = self._sql.execute(
-                f"SELECT {_COLUMNS} FROM sessions WHERE number = ?",
+                f"SELECT {SessionRow.COLUMNS} FROM sessions WHERE number = ?",
                 (row.number,),
             ).fetchone()
         return SessionRow.of_columns(found)
@@ -373,7 +368,7 @@ class SqliteStore:
     def unused(self, owner: str | None, before: str, limit: int) -> list[SessionRow]:
         """See `Store.unused`."""
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM sessions LEFT JOIN uses ON session = number"
+            f"SELECT {SessionRow.COLUMNS} FROM sessions LEFT JOIN uses ON session = number"
             " WHERE updated_at < ? AND (used_at IS NULL OR used_at < ?)"
             " AND (owner = ? OR ? IS NULL) ORDER BY number LIMIT ?",
             *(before, before, owner, owner, limit),
@@ -387,7 +382,7 @@ class SqliteStore:
         rows = self._rows(
             "SELECT digest, document FROM receipts WHERE owner = ? AND route = ? AND session = ?"
             " AND key = ? AND written > ?",
-            *_columns(scope),
+            *scope.columns,
             time.time() - self._retention,
         )
         return Receipt(scope, rows[0][0], rows[0][1]) if rows else None
@@ -408,13 +403,13 @@ class SqliteStore:
         """See `Store.add_key`."""
         with self._write():
             self._sql.execute(
-                f"INSERT INTO api_keys ({_KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO api_keys ({KeyRow.COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 dataclasses.astuple(key),
             )
 
     def api_keys(self) -> list[KeyRow]:
         """See `Store.api_keys`."""
-        rows = self._rows(f"SELECT {_KEY_COLUMNS} FROM api_keys ORDER BY number")
+        rows = self._rows(f"SELECT {KeyRow.COLUMNS} FROM api_keys ORDER BY number")
         return [KeyRow(*row) for row in rows]
 
     def revoke_key(self, id: str, at: str) -> KeyRow | None:
@@ -424,7 +419,7 @@ class SqliteStore:
                 "UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (at, id)
             )
             found = self._sql.execute(
-                f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE id = ?", (id,)
+                f"SELECT {KeyRow.COLUMNS} FROM api_keys WHERE id = ?", (id,)
             ).fetchone()
         return None if found is None else KeyRow(*found)
 
@@ -497,7 +492,7 @@ class SqliteStore:
         found = self._sql.execute(
             "SELECT 1 FROM receipts WHERE owner = ? AND route = ? AND session = ? AND key = ?"
             " AND written > ?",
-            (*_columns(scope), time.time() - self._retention),
+            (*scope.columns, time.time() - self._retention),
         )
         return found.fetchone() is not None
 
@@ -509,12 +504,8 @@ class SqliteStore:
         self._sql.execute("DELETE FROM receipts WHERE written <= ?", (written - self._retention,))
         self._sql.execute(
             "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*_columns(receipt.scope), receipt.digest, receipt.document, written),
+            (*receipt.scope.columns, receipt.digest, receipt.document, written),
         )
-
-
-def _columns(scope: Scope) -> tuple[str, str, str, str]:
-    return scope.owner, scope.route, scope.session or "", scope.key
 
 
 def _connect(path: str, patience: float) -> sqlite3.Connection:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import orjson
@@ -56,6 +56,11 @@ class SessionRow:
     outputs: dict[str, int]
     created_at: str
     updated_at: str
+
+    COLUMNS: ClassVar[str] = (
+        "number, id, name, version, outputs_version, inputs, outputs, created_at, updated_at"
+    )
+    """What `of_columns` expects of a database, in its order."""
 
     @classmethod
     def of_columns(cls, columns: Sequence[Any]) -> SessionRow:
@@ -102,6 +107,11 @@ class Scope:
     route: str
     session: str | None
     key: str
+
+    @property
+    def columns(self) -> tuple[str, str, str, str]:
+        """What a database has of it: owner, route, session and key; no session is an empty text."""
+        return self.owner, self.route, self.session or "", self.key
 
 
 @dataclass(frozen=True)
@@ -162,6 +172,9 @@ class KeyRow:
     created_at: str
     expires_at: str | None
     revoked_at: str | None
+
+    COLUMNS: ClassVar[str] = "id, owner, note, digest, created_at, expires_at, revoked_at"
+    """The fields, as a database calls them, in their order."""
 
 
 class Store(Protocol):
