@@ -187,3 +187,35 @@ def programs(draw: st.DrawFn, smooth: bool) -> Program:
     for value in loose[1:]:
         total = total + ops.find("sum")()(value) * 0.5
     return Program(growth.builder.graph([("y", total), ("z", loose[-1])]), arrays, seed)
+
+
+@st.composite
+def reductions(draw: st.DrawFn) -> Program:
+    """A program over [3, 4, 2] that reduces along changing axes and reads the results at once.
+
+    Every value is reduced along some axes, spread over the shape again, and combined with another:
+    what may share a loop nest, and on which level, differs from one reduction to the next.
+    """
+    shape = (3, 4, 2)
+    seed = draw(st.integers(0, 2**31))
+    builder = GraphBuilder()
+    full = [builder.input(Input(name, Type(shape, "float64"))) for name in ("x0", "x1")]
+    small: list[Value] = []
+    for _ in range(draw(st.integers(2, 6))):
+        others = st.sampled_from(full)
+        x = draw(others)
+        axes = sorted(draw(st.sets(st.integers(0, 2), min_size=1)))
+        name = draw(st.sampled_from(["reduce_sum", "reduce_max", "reduce_mean", "softmax"]))
+        if name == "softmax":
+            full.append(ops.find(name)()(x))
+            continue
+        y = ops.find(name).parse({"axis": axes, "keepdims": True})(x)
+        small.append(y)
+        y = ops.find("broadcast_to").parse({"shape": list(shape)})(y)
+        if draw(st.booleans()):
+            y = ops.find(draw(st.sampled_from(["add", "sub", "mul"])))()(y, draw(others))
+        full.append(ops.find("tanh")()(y) if draw(st.booleans()) else y)
+    outputs = [(f"y{i}", v) for i, v in enumerate([*small[-2:], full[-1]])]
+    rng = np.random.default_rng(seed)
+    arrays = [frozen(rng.uniform(-1.5, 1.5, shape)) for _ in range(2)]
+    return Program(builder.graph(outputs), arrays, seed)

@@ -18,7 +18,7 @@ from gradwire_engine import transform
 
 from .case import Array
 from .harness import IDS, differentiable, subject
-from .programs import Program, programs
+from .programs import Program, programs, reductions
 from .tiers import agree
 
 pytestmark = pytest.mark.slow
@@ -83,6 +83,14 @@ def test_random_programs(p: Program) -> None:
     agree(p.graph, p.arrays)
     seeds = p.like(p.graph, ["y", "z"], 2)
     agree(transform.vjp(p.graph, p.wrt), [*p.arrays, *seeds])
+
+
+@some
+@given(reductions())
+def test_reductions_along_changing_axes(p: Program) -> None:
+    agree(p.graph, p.arrays)
+    outputs = [name for name, _ in p.graph.outputs]
+    agree(transform.vjp(p.graph, p.wrt, outputs), [*p.arrays, *p.like(p.graph, outputs, 2)])
 
 
 @pytest.mark.skipif(not JIT, reason="this is the run without the JIT")

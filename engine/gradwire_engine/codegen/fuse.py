@@ -282,24 +282,46 @@ def _join(fusion: Fusion, group: Group, id: int, node: Node, operands: Sequence[
     if len(group.members) >= MAX_MEMBERS or len(group.reads) >= MAX_OPERANDS:
         return False
     saved = list(group.space.bounds), group.inner
-    reduction = node.op.name in REDUCTIONS
-    level = _reduce(group, node, operands[0]) if reduction else None
-    if not reduction:
-        level = _pointwise(fusion, group, node, operands)
-    if level is None or (reduction and not _fits(fusion, group, operands, "full")):
+    place = _reduction if node.op.name in REDUCTIONS else _pointwise
+    level = place(fusion, group, node, operands)
+    if level is None:
         group.space.bounds = saved[0]
         if saved[1] is None and group.inner is not None:
             group.inner = None
             group.level.update(dict.fromkeys(group.reduced, "done"))
         return False
-    if reduction:
-        x = operands[0]
-        group.reduced[id] = intervals(x.shape, node.op.axes(len(x.shape)))
+    if node.op.name in REDUCTIONS:
+        group.reduced[id] = _axes(node, operands[0])
     group.members.append(id)
     group.level[id] = level
     fusion.group_of[id] = group
     group.reads.update(o.buffer for o in operands if fusion.group_of.get(o.buffer) is not group)
     return True
+
+
+def _reduction(fusion: Fusion, group: Group, node: Node, operands: Sequence[Layout]) -> str | None:
+    """The level of a reduction's result, if the group can hold it."""
+    x, size = operands[0], group.space.size
+    if x.type.size != size or not group.space.fit(boundaries(x.shape)):
+        return None
+    # First what it reads: that may decide which axes are the inner ones.
+    if not _fits(fusion, group, operands, "full"):
+        return None
+    chosen = _axes(node, x)
+    if group.inner is not None:
+        if not _agree(size, group.inner, [chosen]):
+            return None
+        return "outer" if chosen == group.inner else "done"
+    # Undecided yet: some choice of inner axes must suit all reductions.
+    all_of_them = [*group.reduced.values(), chosen]
+    if not any(_agree(size, inner, all_of_them) for inner in set(all_of_them)):
+        return None
+    return "done"
+
+
+def _axes(node: Node, x: Layout) -> Intervals:
+    """The axes that a reduction of `x` runs over."""
+    return intervals(x.shape, node.op.axes(len(x.shape)))
 
 
 def _pointwise(fusion: Fusion, group: Group, node: Node, operands: Sequence[Layout]) -> str | None:
@@ -381,20 +403,3 @@ def _agree(size: int, inner: Intervals, others: Iterable[Intervals]) -> bool:
         if not innermost or (axes != complement(size, inner) and count(axes) != size):
             return False
     return True
-
-
-def _reduce(group: Group, node: Node, x: Layout) -> str | None:
-    """The level of a reduction's result, if the group can hold it."""
-    if x.type.size != group.space.size or not group.space.fit(boundaries(x.shape)):
-        return None
-    chosen = intervals(x.shape, node.op.axes(len(x.shape)))
-    size = group.space.size
-    if group.inner is not None:
-        if not _agree(size, group.inner, [chosen]):
-            return None
-        return "outer" if chosen == group.inner else "done"
-    # Undecided yet: some choice of inner axes must suit all reductions.
-    all_of_them = [*group.reduced.values(), chosen]
-    if not any(_agree(size, inner, all_of_them) for inner in set(all_of_them)):
-        return None
-    return "done"

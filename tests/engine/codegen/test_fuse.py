@@ -58,6 +58,16 @@ def test_a_softmax_is_one_group(mode: str) -> None:
     assert len(groups(graph, mode).groups) == 1
 
 
+def test_a_sum_along_rows_of_column_sums_is_a_group_of_its_own() -> None:
+    # Once the columns are reduced away between stages, a sum along the rows has to wait.
+    def totals(x: Value) -> Value:
+        columns = op("broadcast_to", op("reduce_sum", x, axis=0), shape=[5, 7])
+        return op("reduce_sum", columns, axis=1)
+
+    fusion = groups(build(totals, x=(5, 7)))
+    assert [named(fusion, i) for i in range(len(fusion.groups))] == [["reduce_sum"]] * 2
+
+
 def test_a_loss_shares_a_group_with_its_gradient() -> None:
     def loss(x: Value, t: Value) -> Value:
         return -op("sum", op("log_softmax", x) * t) / 8.0
