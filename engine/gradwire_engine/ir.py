@@ -44,12 +44,12 @@ class Type:
     @property
     def nbytes(self) -> int:
         """Bytes of a dense array of this type."""
-        return self.size * _ITEMSIZE[self.dtype]
+        return self.size * ITEMSIZE[self.dtype]
 
     @property
     def extent(self) -> int:
         """Bytes with sizes of zero counted as one: what array libraries have to address."""
-        return math.prod(size or 1 for size in self.shape) * _ITEMSIZE[self.dtype]
+        return math.prod(size or 1 for size in self.shape) * ITEMSIZE[self.dtype]
 
     @property
     def is_float(self) -> bool:
@@ -68,7 +68,8 @@ class Type:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
-_ITEMSIZE = {"float32": 4, "float64": 8, "int64": 8, "bool": 1}
+ITEMSIZE = {"float32": 4, "float64": 8, "int64": 8, "bool": 1}
+"""Bytes of an element."""
 
 
 def type_of(array: np.ndarray[Any, Any]) -> Type:

@@ -23,9 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Type
-
-ITEMSIZE = {"float32": 4, "float64": 8, "int64": 8, "bool": 1}
+from ..ir import ITEMSIZE, Type
 
 
 @dataclass(frozen=True)

@@ -151,19 +151,21 @@ def _nbytes(fusion: Fusion, id: int) -> int:
 
 
 def _prune(fusion: Fusion) -> None:
-    """Drop members that neither leave their group nor lead to one that does."""
-    outside = stored(fusion)
+    """Drop members that neither leave their group nor lead to one that does.
+
+    From the last group to the first: only later groups read what a group makes, so what leaves it
+    is known by the time it is looked at.
+    """
+    outside = {fusion.layouts[id].buffer for _, id in fusion.graph.outputs}
     for group in reversed(fusion.groups):
-        if group.alone:
-            continue
-        needed: set[int] = set()
-        for id in reversed(group.members):
-            if id in needed or (id in outside and fusion.group_of[id] is group):
-                needed.add(id)
-                needed.update(_operands(fusion, id))
-        if not needed.issuperset(group.members):
+        if not group.alone:
+            needed: set[int] = set()
+            for id in reversed(group.members):
+                if id in needed or (id in outside and fusion.group_of[id] is group):
+                    needed.add(id)
+                    needed.update(_operands(fusion, id))
             group.members = [id for id in group.members if id in needed]
             for id in set(group.reduced) - needed:
                 del group.reduced[id]
-            outside = stored(fusion)
+        outside |= _reads(fusion, group)
     fusion.groups[:] = [g for g in fusion.groups if g.members]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..ir import ITEMSIZE
 from .emit import Emitter
 from .expressions import SUFFIX
 from .program import Kernel, Layout, Operand, chunks_for
@@ -24,7 +25,8 @@ NEUTRAL = {
     ("min", "i64"): "i64(0x7FFFFFFFFFFFFFFF)",
 }
 
-WIDTH = {"f32": 4, "f64": 8, "i64": 8, "bool": 1}
+WIDTH = {suffix: ITEMSIZE[dtype] for dtype, suffix in SUFFIX.items()}
+"""Bytes of an element, by the suffix of its dtype."""
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,18 @@ from typing import Any
 from ..prelude import (
     accumulate,
     f32,
-    inline,
     load_f32,
     load_f64,
     load_i64,
     maximum,
     minimum,
     operand,
-    select,
     store_f32,
     store_f64,
     store_i64,
     word,
 )
+from .kinds import add, larger, smaller
 
 Kernel = Any
 
@@ -52,26 +51,11 @@ def _combiner(load: Any, store: Any, join: Any) -> Kernel:
     return kernel
 
 
-@inline
-def _add(a: int, b: int) -> int:
-    return a + b
-
-
-@inline
-def _larger(a: int, b: int) -> int:
-    return select(a > b, a, b)
-
-
-@inline
-def _smaller(a: int, b: int) -> int:
-    return select(a < b, a, b)
-
-
 combine_sum_f64 = _combiner(load_f64, store_f64, accumulate)
-combine_sum_i64 = _combiner(load_i64, store_i64, _add)
+combine_sum_i64 = _combiner(load_i64, store_i64, add)
 combine_max_f32 = _combiner(load_f32, store_f32, maximum)
 combine_max_f64 = _combiner(load_f64, store_f64, maximum)
-combine_max_i64 = _combiner(load_i64, store_i64, _larger)
+combine_max_i64 = _combiner(load_i64, store_i64, larger)
 combine_min_f32 = _combiner(load_f32, store_f32, minimum)
 combine_min_f64 = _combiner(load_f64, store_f64, minimum)
-combine_min_i64 = _combiner(load_i64, store_i64, _smaller)
+combine_min_i64 = _combiner(load_i64, store_i64, smaller)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...ir import ITEMSIZE
 from ..lowering.conv_blocks import (
     AXIS,
     AXIS_WORDS,
@@ -63,8 +64,6 @@ from ..lowering.conv_blocks import (
 )
 from ..prelude import (
     divide,
-    f32,
-    f64,
     inline,
     least,
     load_i64,
@@ -76,10 +75,8 @@ from ..prelude import (
 )
 from .conv_rows import make_copy, make_fill
 from .conv_tiles import make_products, make_sums
-from .vectors import ITEM, MEMORY, lanes
-
-REALS = {"float32": f32, "float64": f64}
-
+from .kinds import KINDS
+from .vectors import lanes
 
 # -- places ----------------------------------------------------------------------------------------
 
@@ -177,8 +174,8 @@ def first_filter(args: int, part: int) -> int:
 
 def _make_pack(dtype: str) -> Any:
     """``pack(args, x, first, last, origins, rows, scratch)``: a tile's signal, some channels."""
-    load, store = MEMORY[dtype]
-    item, zero, fill = ITEM[dtype], REALS[dtype](0), make_fill(dtype)
+    number, load, store = KINDS[dtype]
+    item, zero, fill = ITEMSIZE[dtype], number(0), make_fill(dtype)
 
     @inline
     def pack(
@@ -234,8 +231,8 @@ def make_product(dtype: str) -> Any:
 
     An iteration is a tile, a group and a slice of the filters, of which the last runs fastest.
     """
-    load, store = MEMORY[dtype]
-    item, lane = ITEM[dtype], lanes(dtype)
+    _, load, store = KINDS[dtype]
+    item, lane = ITEMSIZE[dtype], lanes(dtype)
     pack, products, copy = _make_pack(dtype), make_products(dtype), make_copy(dtype)
 
     def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
@@ -299,8 +296,8 @@ def make_weights(dtype: str) -> Any:
     An iteration is a group, a slice of the filters and one of the channels, of which the last runs
     fastest; it sums over all tiles.
     """
-    load, store = MEMORY[dtype]
-    item, lane, number = ITEM[dtype], lanes(dtype), REALS[dtype]
+    number, load, store = KINDS[dtype]
+    item, lane = ITEMSIZE[dtype], lanes(dtype)
     zero, one = number(0), number(1)
     pack, sums, copy = _make_pack(dtype), make_sums(dtype), make_copy(dtype)
 

@@ -11,8 +11,9 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from ...ir import ITEMSIZE
 from ..prelude import JIT
-from .vectors import I64, ITEM, Vectors, view
+from .vectors import I64, Vectors, view
 
 
 def make_copy(dtype: str) -> Any:
@@ -67,7 +68,7 @@ def make_fill(dtype: str) -> Any:
         def plain(source: int, target: int, lo: int, hi: int, count: int) -> None:
             row = view(target, dtype, (count,), (1,))
             row[...] = 0
-            row[lo:hi] = view(source + lo * ITEM[dtype], dtype, (hi - lo,), (1,))
+            row[lo:hi] = view(source + lo * ITEMSIZE[dtype], dtype, (hi - lo,), (1,))
 
         return plain
 

@@ -17,9 +17,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from ...ir import ITEMSIZE
 from ..lowering.conv_blocks import WIDTHS
 from ..prelude import JIT, word
-from .vectors import I32, I64, ITEM, Vectors, lanes, view
+from .vectors import I32, I64, Vectors, lanes, view
 
 
 def make_products(dtype: str) -> Any:
@@ -256,7 +257,7 @@ def _totals(v: Vectors, vectors: Sequence[Any]) -> list[Any]:
 
 
 def _plain_products(dtype: str) -> Any:
-    item, size = ITEM[dtype], lanes(dtype)
+    item, size = ITEMSIZE[dtype], lanes(dtype)
 
     def products(
         x: int,
@@ -283,7 +284,7 @@ def _plain_products(dtype: str) -> Any:
 
 
 def _plain_sums(dtype: str) -> Any:
-    item, size = ITEM[dtype], lanes(dtype)
+    item, size = ITEMSIZE[dtype], lanes(dtype)
 
     def sums(
         x: int,

@@ -21,11 +21,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..prelude import f32, f64, inline, operand, real, word
+from ...ir import ITEMSIZE
+from ..prelude import inline, operand, real, word
+from .kinds import KINDS
 from .tiles import TILE_ROWS, TILE_VECTORS, make_copy, make_fetch, make_tile, make_turn
-from .vectors import ITEM, LINE_BYTES, lanes
-
-REALS = {"float32": f32, "float64": f64}
+from .vectors import LINE_BYTES, lanes
 
 (
     ROWS,
@@ -96,7 +96,7 @@ def piece(index: int, pieces: int, size: int, unit: int) -> tuple[int, int]:
 
 def make_gemm(dtype: str) -> Any:
     """The kernel; an iteration is a task, and the words are above."""
-    number, item, lane = REALS[dtype], ITEM[dtype], lanes(dtype)
+    number, item, lane = KINDS[dtype][0], ITEMSIZE[dtype], lanes(dtype)
     panel = TILE_VECTORS * lane
     tile, narrow = make_tile(dtype, TILE_VECTORS), make_tile(dtype, 1)
     copy, turn, fetch = make_copy(dtype), make_turn(dtype), make_fetch(dtype)

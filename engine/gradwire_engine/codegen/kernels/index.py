@@ -14,27 +14,18 @@ from ..prelude import (
     f64,
     i64,
     inline,
-    load_bool,
     load_f32,
     load_f64,
     load_i64,
     operand,
     select,
-    store_bool,
     store_f32,
     store_f64,
-    store_i64,
     word,
 )
+from .kinds import BY_WIDTH, KINDS, add
 
 TABLE, INDEX, OUT, UPDATE, SUMS = range(5)  # scopes
-
-MEMORY = {
-    1: (bool, load_bool, store_bool),
-    4: (f32, load_f32, store_f32),
-    8: (i64, load_i64, store_i64),
-}
-"""How elements of so many bytes are moved: the type whose 0 has no bit set, loads and stores."""
 
 
 def make_pick_each(width: int) -> Any:
@@ -46,7 +37,7 @@ def make_pick_each(width: int) -> Any:
     Args:
         width: Bytes of an element.
     """
-    kind, load, store = MEMORY[width]
+    kind, load, store = BY_WIDTH[width]
 
     def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
         x, at, y = operand(frame, args, 0), operand(frame, args, 1), operand(frame, args, 2)
@@ -72,7 +63,7 @@ def make_take(width: int, inner: int | None, step: int | None) -> Any:
         inner: Elements of a row if it is 1.
         step: The stride of x within a row if it is 1.
     """
-    kind, load, store = MEMORY[width]
+    kind, load, store = BY_WIDTH[width]
 
     def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
         x, at, y = operand(frame, args, 0), operand(frame, args, 1), operand(frame, args, 2)
@@ -99,19 +90,6 @@ def make_take(width: int, inner: int | None, step: int | None) -> Any:
     return kernel
 
 
-KINDS = {
-    "float32": (f32, load_f32, store_f32),
-    "float64": (f64, load_f64, store_f64),
-    "int64": (i64, load_i64, store_i64),
-    "bool": (bool, load_bool, store_bool),
-}
-
-
-@inline
-def _add(a: Any, b: Any) -> Any:
-    return a + b
-
-
 @inline
 def _either(a: Any, b: Any) -> Any:
     return a | b
@@ -130,7 +108,7 @@ def make_scatter_add(dtype: str, uniform: bool) -> Any:
         uniform: Whether x is one element, which stands for all.
     """
     _, load, store = KINDS[dtype]
-    add = _either if dtype == "bool" else _add
+    join = _either if dtype == "bool" else add
 
     def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
         x, at = operand(frame, args, 0), operand(frame, args, 1)
@@ -149,7 +127,7 @@ def make_scatter_add(dtype: str, uniform: bool) -> Any:
                 if r >= 0 and r < count:
                     source, target = (block * k + j) * inner, (row + r) * inner
                     for c in range(inner):
-                        value = add(load(y, target + c, OUT), load(updates, source + c, UPDATE))
+                        value = join(load(y, target + c, OUT), load(updates, source + c, UPDATE))
                         store(y, target + c, value, OUT)
             row += count
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from llvmlite import ir
 
+from ...ir import ITEMSIZE
 from ..prelude import f64, inline, operand, real, word
-from .gemm import REALS, origin
+from .gemm import origin
+from .kinds import KINDS
 from .tiles import SCALARS
-from .vectors import I64, ITEM, MEMORY, Vectors, own, view
+from .vectors import I64, Vectors, own, view
 
 CHAINS = 8
 """Sums that `make_dots` keeps in registers: enough to hide how long an addition takes."""
@@ -164,7 +166,7 @@ def make_dots(dtype: str, group: int) -> Any:
     An iteration is a strip of r and a share of f, in one slice of the depth, at one index of the
     outer axes. `group` of r, at most `CHAINS`, are summed side by side.
     """
-    number, item, dots = REALS[dtype], ITEM[dtype], _make_dots(dtype, group)
+    number, item, dots = KINDS[dtype][0], ITEMSIZE[dtype], _make_dots(dtype, group)
 
     def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
         p_step, y_step = word(args, P_STEP), word(args, Y_STEP)
@@ -203,8 +205,8 @@ def make_sums(dtype: str) -> Any:
     An iteration is a strip of r and a share of f, in one slice of the depth, at one index of the
     outer axes.
     """
-    number, item = REALS[dtype], ITEM[dtype]
-    load, store = MEMORY[dtype]
+    number, load, store = KINDS[dtype]
+    item = ITEMSIZE[dtype]
 
     @inline
     def add_streams(y: int, count: int, p: int, s: int, x: int, x_step: int, alpha: Any) -> None:
@@ -260,8 +262,8 @@ def make_combine(dtype: str) -> Any:
     An iteration is one i. Words after the operands P and Y: how many s, i and j there are, the
     strides of Y along i and j, whether Y is added to, alpha.
     """
-    number, item = REALS[dtype], ITEM[dtype]
-    load, store = MEMORY[dtype]
+    number, load, store = KINDS[dtype]
+    item = ITEMSIZE[dtype]
 
     def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
         parts, rows, columns = word(args, 4), word(args, 5), word(args, 6)

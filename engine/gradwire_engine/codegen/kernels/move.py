@@ -20,21 +20,13 @@ from numba.extending import intrinsic
 from ..prelude import (
     JIT,
     inline,
-    load_bool,
-    load_f32,
-    load_i64,
     mark,
     operand,
-    store_bool,
-    store_f32,
-    store_i64,
     word,
 )
+from .kinds import BY_WIDTH
 
 ROWS, WORDS, OUTER = 4, 5, 11
-
-MEMORY = {1: (load_bool, store_bool), 4: (load_f32, store_f32), 8: (load_i64, store_i64)}
-"""How elements of so many bytes are loaded and stored."""
 
 
 @inline
@@ -61,7 +53,7 @@ def make_rows(width: int, source_step: int | None, target_step: int | None) -> A
         source_step: The source's stride within a row if it is fixed, so that the loop vectorizes.
         target_step: The same for the target.
     """
-    load, store = MEMORY[width]
+    _, load, store = BY_WIDTH[width]
 
     def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
         source, target = operand(frame, args, 0), operand(frame, args, 1)
@@ -96,7 +88,7 @@ def make_narrow(width: int, size: int, source_row: int | None, packed: bool) -> 
         source_row: The source's stride between rows if it is fixed.
         packed: Whether the target's rows follow one another without gaps.
     """
-    load, store = MEMORY[width]
+    _, load, store = BY_WIDTH[width]
 
     def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
         source, target = operand(frame, args, 0), operand(frame, args, 1)
@@ -134,7 +126,7 @@ def _transpose_tile(width: int) -> Any:
     """
     m = LANE_BYTES // width
     if not JIT:
-        load, store = MEMORY[width]
+        _, load, store = BY_WIDTH[width]
 
         def plain(source: int, p: int, ps: int, target: int, q: int, qs: int) -> None:
             for i in range(2 * m):

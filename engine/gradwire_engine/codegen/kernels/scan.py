@@ -12,30 +12,19 @@ from __future__ import annotations
 from typing import Any
 
 from ..prelude import (
-    f32,
     f64,
-    i64,
     inline,
-    load_f32,
-    load_f64,
     load_i64,
     maximum,
     minimum,
     operand,
     select,
-    store_f32,
-    store_f64,
     store_i64,
     word,
 )
+from .kinds import KINDS, larger, smaller
 
 X, OUT, SUMS = range(3)  # scopes
-
-KINDS: dict[str, tuple[Any, Any, Any]] = {
-    "float32": (f32, load_f32, store_f32),
-    "float64": (f64, load_f64, store_f64),
-    "int64": (i64, load_i64, store_i64),
-}
 
 
 # -- cumulative sums -------------------------------------------------------------------------------
@@ -115,17 +104,7 @@ def _below(a: Any, b: Any) -> Any:
     return a < b
 
 
-@inline
-def _more(a: Any, b: Any) -> Any:
-    return select(b > a, b, a)
-
-
-@inline
-def _less(a: Any, b: Any) -> Any:
-    return select(b < a, b, a)
-
-
-EXTREMES = {"max": (_above, maximum, _more), "min": (_below, minimum, _less)}
+EXTREMES = {"max": (_above, maximum, larger), "min": (_below, minimum, smaller)}
 """Which of two beats the other, and the better of two: for floats, where NaN wins; for integers."""
 
 GLANCE = 64

@@ -9,7 +9,8 @@ from typing import Any
 
 from numba import types
 
-from .vectors import I64, ITEM, LINE_BYTES, WIDE, Vectors, own, view
+from ...ir import ITEMSIZE
+from .vectors import I64, LINE_BYTES, WIDE, Vectors, own, view
 
 TILE_ROWS = 12 if WIDE else 6
 TILE_VECTORS = 2
@@ -135,7 +136,7 @@ def make_copy(dtype: str) -> Any:
         read = view(source, dtype, (rows, length), (source_row, 1))
         for j in range(0, length, width):
             part = read[:, j : j + width]
-            at = target + j // width * target_panel * ITEM[dtype]
+            at = target + j // width * target_panel * ITEMSIZE[dtype]
             view(at, dtype, part.shape, (target_row, 1))[...] = part
 
     def body(builder: Any, args: Any) -> None:

@@ -18,15 +18,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ..prelude import JIT, load_f32, load_f64, store_f32, store_f64
+from ...ir import ITEMSIZE
+from ..prelude import JIT
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
-ITEM = {"float32": 4, "float64": 8}
-"""Bytes of an element."""
-
-MEMORY = {"float32": (load_f32, store_f32), "float64": (load_f64, store_f64)}
-"""How single elements are loaded and stored."""
 
 WIDE = bool(llvm.get_host_cpu_features().get("avx512f"))
 """Whether this machine has 32 registers of 64 bytes, rather than 16 of 32 bytes."""
@@ -37,7 +33,7 @@ LINE_BYTES = 64
 
 def lanes(dtype: str) -> int:
     """How many elements a vector register holds."""
-    return VECTOR_BYTES // ITEM[dtype]
+    return VECTOR_BYTES // ITEMSIZE[dtype]
 
 
 class Vectors:
@@ -51,7 +47,7 @@ class Vectors:
     def __init__(self, builder: Any, dtype: str) -> None:
         self.builder = builder
         self.lanes = lanes(dtype)
-        self.item = ITEM[dtype]
+        self.item = ITEMSIZE[dtype]
         self.element = ir.FloatType() if dtype == "float32" else ir.DoubleType()
         self.type = ir.VectorType(self.element, self.lanes)
         self.zero = ir.Constant(self.type, [0.0] * self.lanes)
@@ -233,7 +229,7 @@ def view(
     address: int, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> np.ndarray[Any, Any]:
     """Memory as a NumPy array, for the plain twins of intrinsics; strides in elements."""
-    item = ITEM[dtype]
+    item = ITEMSIZE[dtype]
     memory = memoryview((ctypes.c_char * item).from_address(int(address)))
     origin = np.ndarray((1,), dtype, memory)
     return np.lib.stride_tricks.as_strided(

@@ -15,23 +15,16 @@ from typing import Any
 
 from ..prelude import (
     accumulate,
-    f32,
-    f64,
-    i64,
     inline,
-    load_f32,
-    load_f64,
     load_i64,
     maximum,
     minimum,
     operand,
     real,
     select,
-    store_f32,
-    store_f64,
-    store_i64,
     word,
 )
+from .kinds import KINDS, add
 
 SCRATCH = 0  # bytes of scratch memory of a chunk
 ROWS = 1  # window rows of a plane
@@ -50,20 +43,8 @@ EMPTY = -2  # instead of the start of a piece
 
 CELL, SPARE, OUT, NOTES, TEMP, SUMS = range(6)  # scopes
 
-KINDS = {
-    "float32": (f32, load_f32, store_f32),
-    "float64": (f64, load_f64, store_f64),
-    "int64": (i64, load_i64, store_i64),
-}
-"""Per dtype: the type of a value, and how it is loaded and stored."""
-
 
 # -- reductions ------------------------------------------------------------------------------------
-
-
-@inline
-def _sum(a: Any, b: Any) -> Any:
-    return a + b
 
 
 @inline
@@ -77,7 +58,7 @@ def _smaller(a: Any, b: Any) -> Any:
     return select(b == b, select(b < a, b, a), b)
 
 
-COMBINE = {"sum": (_sum, accumulate), "max": (_larger, maximum), "min": (_smaller, minimum)}
+COMBINE = {"sum": (add, accumulate), "max": (_larger, maximum), "min": (_smaller, minimum)}
 """How two cells combine, and how they do so in a long row, where the order is free."""
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..prelude import inline, load_i64, operand, real, select, word
+from .kinds import KINDS
 from .window import (
     CELL,
     CELLS,
     END,
     EXTRA,
-    KINDS,
     LENGTH,
     NOTES,
     OUT,

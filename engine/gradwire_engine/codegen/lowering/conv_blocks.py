@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..program import ITEMSIZE
+from ...ir import ITEMSIZE
 
 ROWS = 4
 """Filters of a block."""

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
 
-from ..program import ITEMSIZE
+from ...ir import ITEMSIZE
 from .conv_blocks import (
     LANES,
     PRODUCT_PANELS,

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ...ir import Type
+from ...ir import ITEMSIZE, Type
 from ..emit import Emitter
-from ..program import ITEMSIZE, Kernel, Layout, Operand, chunks_for, dense
+from ..program import Kernel, Layout, Operand, chunks_for, dense
 from ..views import reshaped
 from .move import lower_fill
 

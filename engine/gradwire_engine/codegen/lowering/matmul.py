@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...ir import ITEMSIZE
 from ...ops.linalg import DotGeneral
 from ..emit import Emitter
-from ..program import ITEMSIZE, Kernel, Layout, Operand, chunks_for, dense_strides
+from ..program import Kernel, Layout, Operand, chunks_for, dense_strides
 from .move import lower_fill
 from .products import Axis, Product, chosen, ordered
 

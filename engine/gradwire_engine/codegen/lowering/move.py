@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ...ir import ITEMSIZE
 from ..emit import Emitter
-from ..program import ITEMSIZE, Kernel, Layout, chunks_for
+from ..program import Kernel, Layout, chunks_for
 
 LANE_BYTES, LINE_BYTES = 16, 64
 LONG_ROW = 4096

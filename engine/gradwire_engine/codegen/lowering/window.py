@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ...ir import ITEMSIZE
 from ...ops.base import Array
 from ...ops.window_numpy import Grid
 from ..emit import Emitter
-from ..program import ITEMSIZE, Kernel, Layout, Operand, chunks_for
+from ..program import Kernel, Layout, Operand, chunks_for
 from .move import lower_fill, pad_into
 from .window_grid import band_table, cover_table, piece_table
 
