@@ -70,7 +70,9 @@ def spelled_out(graph: Graph) -> Graph:
         shifted = x - ReduceMax(-1, keepdims=True)(x)
         e = exp(shifted)
         total = ReduceSum(-1, keepdims=True)(e)
-        return e / total if isinstance(node.op, Softmax) else shifted - log(total)
+        if isinstance(node.op, LogSoftmax):
+            return shifted - log(total)
+        return e * (1.0 / total)  # of 1 to n: one division for a row instead of one an element
 
     return rewrite(graph, rule)
 

@@ -1,7 +1,8 @@
 """Simplification by identities that hold for every float, NaN, infinity and signed zero included.
 
 So there is no x*0 -> 0, no x-x -> 0, no x/x -> 1, no x+0 -> x (it would keep a -0.0) and no
-reassociation. A named node is left as it is: its name is somebody's handle.
+reassociation. A named node is left as it is: its name is somebody's handle. `scale` by 1 stays too:
+graphs that differ in their factors only shall be one graph to the compiler.
 """
 
 from __future__ import annotations
@@ -100,10 +101,6 @@ def _div(op: Any, operands: Sequence[Value]) -> Value | None:
     return operands[0] if known_number(operands[1]) == 1.0 else None
 
 
-def _scale(op: Any, operands: Sequence[Value]) -> Value | None:
-    return operands[0] if op.c == 1 else None
-
-
 def _where(op: Any, operands: Sequence[Value]) -> Value | None:
     return operands[1] if operands[1].id == operands[2].id else None
 
@@ -121,7 +118,6 @@ RULES: dict[type, Identity] = {
     elementwise.Neg: _neg,
     elementwise.Mul: _mul,
     elementwise.Div: _div,
-    elementwise.Scale: _scale,
     logic.Where: _where,
     elementwise.Cast: _same_shape,
     elementwise.Detach: _detach,
