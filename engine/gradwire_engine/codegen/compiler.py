@@ -1,9 +1,10 @@
 """Kernels on demand: from memory, from the disk cache, or compiled by a subprocess.
 
-Compiling holds the interpreter for seconds, so it is never done in this process: one subprocess of
-low priority compiles one kernel at a time (`worker.py`), is started with the first kernel
-and ends when there has been nothing to do for a while. A kernel that takes too long is given up and
-the subprocess killed; one that kills the subprocess is tried once more. What failed is remembered.
+Compiling holds the interpreter for seconds, so it is never done in this process: subprocesses of
+low priority compile one kernel at a time (`worker.py`). One is started with the first kernel,
+another where more are waiting, and each ends when it has had nothing to do for a while. A kernel
+that takes too long is given up and the subprocess killed; one that kills the subprocess is tried
+once more. What failed is remembered.
 
 With Numba's JIT switched off there is nothing to compile: kernels are Python functions.
 """
@@ -35,11 +36,11 @@ from .program import Kernel
 
 _log = logging.getLogger(__name__)
 
-SECONDS = 60.0
-"""How long one kernel may take to compile."""
+SECONDS = 300.0
+"""How long one kernel may take to compile: seconds of work, many times that on a busy machine."""
 
 IDLE_SECONDS = 30.0
-"""How long the subprocess waits for more to compile."""
+"""How long a subprocess waits for more to compile."""
 
 WAITING = 4096
 """How many kernels may wait; beyond it the oldest are given up, to be asked for again."""
@@ -151,15 +152,16 @@ class Compiler:
     Args:
         cache: Where object files are kept.
         seconds: How long one kernel may take to compile.
+        workers: How many subprocesses there may be.
 
     Attributes:
         tally: What was done.
     """
 
-    def __init__(self, cache: Cache, seconds: float = SECONDS) -> None:
+    def __init__(self, cache: Cache, seconds: float = SECONDS, workers: int = 1) -> None:
         self.cache = cache
         self.tally = Tally()
-        self._seconds = seconds
+        self._seconds, self._width = seconds, workers
         self._begin()
         forgets(self)
         _COMPILERS.add(self)
@@ -168,8 +170,8 @@ class Compiler:
         self._lock = threading.Lock()
         self._wanted: dict[str, Future[Entry]] = {}
         self._failed: dict[str, CompileError] = {}
-        self._lane = Lane("gradwire-compiler", WAITING, IDLE_SECONDS, self.close)
-        self._worker: Worker | None = None
+        self._lane = Lane("gradwire-compiler", WAITING, IDLE_SECONDS, self._close, self._width)
+        self._workers: dict[int, Worker] = {}  # by the thread of the lane that talks to it
         self._ended = False
 
     def request(self, kernels: Iterable[Kernel]) -> list[Future[Entry]]:
@@ -199,27 +201,35 @@ class Compiler:
         )
         return futures
 
-    def close(self) -> None:
-        """End the subprocess, if there is one; the next request starts another."""
+    @property
+    def pids(self) -> list[int]:
+        """The subprocesses that are running."""
         with self._lock:
-            worker, self._worker = self._worker, None
+            return [worker.pid for worker in self._workers.values()]
+
+    def end(self) -> None:
+        """End all subprocesses, for good."""
+        with self._lock:
+            self._ended = True
+            threads = list(self._workers)
+        for thread in threads:
+            self._close(thread)
+
+    def after_fork(self) -> None:
+        """Begin anew: threads and subprocesses are the parent's, and so is what they work on."""
+        for worker in self._workers.values():
+            worker.forget()
+        self._begin()
+
+    def _close(self, thread: int | None = None) -> None:
+        """End the subprocess of a thread, the calling one if not said, if it has one."""
+        with self._lock:
+            worker = self._workers.pop(thread or threading.get_ident(), None)
         if worker is not None:
             worker.close()
 
-    def end(self) -> None:
-        """End the subprocess for good."""
-        with self._lock:
-            self._ended = True
-        self.close()
-
-    def after_fork(self) -> None:
-        """Begin anew: thread and subprocess are the parent's, and so is what they work on."""
-        if self._worker is not None:
-            self._worker.forget()
-        self._begin()
-
     def _serve(self, kernel: Kernel, future: Future[Entry]) -> None:
-        """Compile one kernel, on the lane's thread."""
+        """Compile one kernel, on a thread of the lane."""
         entry = self.cache.get(kernel)  # another process may have been faster
         if entry is not None:
             return self._settle(kernel, future, entry)
@@ -227,15 +237,17 @@ class Compiler:
         try:
             entry = self._compile(kernel)
         except CompileError as error:
-            self.tally.failed += 1
+            with self._lock:
+                self.tally.failed += 1
             if error.final:
                 _log.warning("a kernel (%s) cannot be compiled: %s", kernel.title, error)
             return self._settle(kernel, future, error)
         except OSError as error:
             _log.warning("the compile subprocess cannot be started: %s", error)
             return self._settle(kernel, future, CompileError(str(error), final=False))
-        self.tally.compiled += 1
-        self.tally.seconds += time.monotonic() - began
+        with self._lock:
+            self.tally.compiled += 1
+            self.tally.seconds += time.monotonic() - began
         self.cache.put(kernel, entry)
         return self._settle(kernel, future, entry)
 
@@ -245,9 +257,9 @@ class Compiler:
             try:
                 return worker.compile(kernel.text, self._seconds)
             except WorkerDied:
-                self.close()
+                self._close()
             except TimeoutError:
-                self.close()
+                self._close()
                 raise CompileError(f"compiling it took more than {self._seconds:g} s") from None
         raise CompileError("compiling it killed the compile subprocess twice")
 
@@ -255,9 +267,10 @@ class Compiler:
         with self._lock:
             if self._ended:
                 raise CompileError("this process is ending", final=False)
-            if self._worker is None:
-                self._worker = Worker()
-            return self._worker
+            mine = threading.get_ident()
+            if mine not in self._workers:
+                self._workers[mine] = Worker()
+            return self._workers[mine]
 
     def _settle(self, kernel: Kernel, future: Future[Entry], outcome: Entry | CompileError) -> None:
         with self._lock:

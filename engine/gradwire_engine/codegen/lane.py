@@ -1,4 +1,4 @@
-"""Work in the background: a thread that is there while there is something to do."""
+"""Work in the background: threads that are there while there is something to do."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ Job = tuple[Callable[[], object], Callable[[], object]]
 
 
 class Lane:
-    """Does jobs one at a time on a daemon thread. The newest batch goes first, each in its order.
+    """Does jobs on daemon threads. The newest batch goes first, each begun in its order.
 
     Args:
-        name: The thread's name.
+        name: The threads' name.
         bound: How many jobs may wait.
-        idle_seconds: How long the thread waits for more before it ends.
-        on_idle: Called on the thread before it ends.
+        idle_seconds: How long a thread waits for more before it ends.
+        on_idle: Called on a thread before it ends.
+        width: How many threads there may be, and so how many jobs are done at a time.
     """
 
     def __init__(
@@ -26,22 +27,23 @@ class Lane:
         bound: int,
         idle_seconds: float = 30.0,
         on_idle: Callable[[], None] = lambda: None,
+        width: int = 1,
     ) -> None:
         self._name, self._bound, self._idle = name, bound, idle_seconds
-        self._on_idle = on_idle
+        self._on_idle, self._width = on_idle, width
         self._jobs: deque[Job] = deque()
         self._condition = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._threads = self._busy = 0
 
     def put(self, jobs: Iterable[Job]) -> None:
         """Add a batch of jobs. The oldest that no longer fit are given up."""
         with self._condition:
             self._jobs.extendleft(reversed(list(jobs)))
             dropped = [self._jobs.pop() for _ in range(len(self._jobs) - self._bound)]
-            if self._thread is None and self._jobs:
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
-            self._condition.notify()
+            while self._threads < min(self._width, self._busy + len(self._jobs)):
+                self._threads += 1
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+            self._condition.notify(len(self._jobs))
         for _, give_up in dropped:
             give_up()
 
@@ -50,12 +52,15 @@ class Lane:
             with self._condition:
                 self._condition.wait_for(lambda: self._jobs, self._idle)
                 job = self._jobs.popleft() if self._jobs else None
+                self._busy += job is not None
             if job is not None:
                 do, _ = job
                 do()
+                with self._condition:
+                    self._busy -= 1
                 continue
             self._on_idle()
             with self._condition:
                 if not self._jobs:
-                    self._thread = None
+                    self._threads -= 1
                     return

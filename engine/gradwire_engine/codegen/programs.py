@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 WAITING = 256
 """How many plans may wait to be scheduled; beyond it the oldest are given up."""
 
+COMPILERS = 2
+"""How many subprocesses may compile side by side, where there are as many processors."""
+
 RETRY_SECONDS = 30.0
 """After how long a plan that failed for a passing reason is tried again."""
 
@@ -224,7 +227,8 @@ class _Shared:
         """The compiler with its cache in a directory; None: the user's."""
         with self._lock:
             if directory not in self._compilers:
-                self._compilers[directory] = Compiler(Cache(directory))
+                width = min(COMPILERS, processors())
+                self._compilers[directory] = Compiler(Cache(directory), workers=width)
             return self._compilers[directory]
 
     def load(self, digest: str, entry: Entry) -> Code:

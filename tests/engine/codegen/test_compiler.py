@@ -54,15 +54,15 @@ def kernel(prelude: str = "", title: str = "test") -> Kernel:
 
 def worker_pid(compiler: Compiler) -> int:
     until = time.monotonic() + PATIENCE
-    while compiler._worker is None and time.monotonic() < until:
+    while not compiler.pids and time.monotonic() < until:
         time.sleep(0.01)
-    assert compiler._worker is not None
-    return compiler._worker.pid
+    (pid,) = compiler.pids
+    return pid
 
 
 def test_a_kernel_is_compiled_once(compiler: Compiler) -> None:
     one, other = kernel(), kernel("# another\n")
-    assert compiler._worker is None  # nothing starts by itself
+    assert not compiler.pids  # nothing starts by itself
     first, second, again = compiler.request([one, other, one])
     assert first is again
     symbol, image = first.result(PATIENCE)
@@ -106,6 +106,28 @@ def test_a_kernel_that_cannot_be_compiled(
 def test_output_of_a_kernel_is_no_answer(shared: Compiler) -> None:
     loud = kernel("import os\nprint('x' * 100000)\nos.write(1, b'y' * 100000)\n")
     shared.request([loud])[0].result(PATIENCE)
+
+
+def test_two_kernels_side_by_side(tmp_path: Path) -> None:
+    # Each waits for the other to have begun.
+    text = """\
+import pathlib, time
+mine, other = (pathlib.Path({directory!r}) / name for name in {names})
+mine.touch()
+while not other.exists():
+    time.sleep(0.01)
+"""
+    names = [("a", "b"), ("b", "a")]
+    compiler = Compiler(Cache(tmp_path / "cache"), seconds=PATIENCE, workers=2)
+    kernels = [kernel(text.format(directory=str(tmp_path), names=pair)) for pair in names]
+    for future in compiler.request([*kernels, kernel()]):
+        future.result(PATIENCE)
+    pids = compiler.pids
+    assert len(pids) == 2
+    compiler.end()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_a_worker_killed_in_the_middle_is_replaced(compiler: Compiler, tmp_path: Path) -> None:
@@ -197,9 +219,9 @@ def test_the_worker_ends_when_there_is_nothing_to_do(
     compiler = Compiler(Cache(tmp_path))
     compiler.request([kernel()])[0].result(PATIENCE)
     until = time.monotonic() + PATIENCE
-    while compiler._worker is not None and time.monotonic() < until:
+    while compiler.pids and time.monotonic() < until:
         time.sleep(0.01)
-    assert compiler._worker is None
+    assert not compiler.pids
     compiler.request([kernel("# more\n")])[0].result(PATIENCE)
     compiler.end()
 
@@ -212,9 +234,9 @@ from gradwire_engine.codegen.compiler import Compiler
 from gradwire_engine.codegen.program import Kernel
 compiler = Compiler(Cache(Path(sys.argv[1])))
 compiler.request([Kernel("import time\\ntime.sleep(1000)\\n")])
-while compiler._worker is None:
+while not compiler.pids:
     time.sleep(0.01)
-print(compiler._worker.pid, flush=True)
+print(compiler.pids[0], flush=True)
 time.sleep(1000)
 """
 
