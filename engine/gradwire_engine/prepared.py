@@ -121,6 +121,9 @@ class Prepared:
     def peak_bytes(self, size: int | None = None) -> int:
         """Bytes of intermediate results and outputs that a run needs by plan.
 
+        Scratch memory of compiled kernels (up to a few hundred kB a thread, blocks of a matrix
+        product for example) comes on top; the memory limit counts it too.
+
         Under ``tier: compiled`` that is the compiled program's plan, which is waited for.
 
         Args:

@@ -107,7 +107,8 @@ class Native:
         keep: Whatever must live as long as this, such as the kernels' machine code.
 
     Attributes:
-        peak_bytes: Bytes that a run allocates: arena and outputs.
+        peak_bytes: Bytes of intermediate results and outputs: arena and outputs.
+        needed_bytes: All bytes that a run allocates: those, and scratch memory of its kernels.
         const_bytes: Bytes of constants, which are resident.
     """
 
@@ -121,6 +122,7 @@ class Native:
     ) -> None:
         plan = plan_memory(schedule)
         self.peak_bytes, self.const_bytes = plan.peak_bytes, plan.const_bytes
+        self.needed_bytes = plan.peak_bytes + plan.scratch_bytes
         self._drive, self._keep = drive, keep
         self._pool = team.pool if team is not None else 0
         self._schedule, self._plan = schedule, plan
@@ -140,7 +142,7 @@ class Native:
         self._consts = [buffers[n].array for n in consts]
         steps = [step for step in schedule.steps if isinstance(step, Call)]
         chunks = max((step.chunks for step in steps), default=1)
-        size = plan.peak_bytes + sum(b.nbytes for b in buffers if b.kind in ("input", "const"))
+        size = self.needed_bytes + sum(b.nbytes for b in buffers if b.kind in ("input", "const"))
         self._team = team if chunks > 1 else None
         short = chunks == 1 and size <= SHORT_BYTES and len(steps) <= SHORT_STEPS
         header = [len(consts), self._frame_bytes, chunks, int(short), DATA_WORD]
@@ -155,7 +157,7 @@ class Native:
         self._program = self._table.ctypes.data
         self._segments = _segments(schedule.steps)
         self._count = len(steps)
-        self._size = Arenas.size_class(self._frame_bytes + plan.arena_bytes)
+        self._size = Arenas.size_class(self._frame_bytes + plan.arena_bytes + plan.scratch_bytes)
 
     def _arguments(self, step: Call) -> Array:
         """The argument table of a call."""

@@ -36,6 +36,7 @@ class Body:
     Attributes:
         source: The kernel in the making.
         lines: What the current loop holds so far; see `begin`.
+        last_read: The last stage that loads each value from elsewhere.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Body:
         self._hoisted: dict[int, str] = {}
         self._known: dict[tuple[Any, ...], str] = {}
         self._stage = 0
+        self.last_read: dict[int, int] = {}
 
     # -- names -------------------------------------------------------------------------------------
 
@@ -138,11 +140,6 @@ class Body:
             self.source.opening(f"q{number} = p{number} + chunk * {self.source.word(step)}")
             self._memory[key] = f"q{number}"
         return self._memory[key]
-
-    @property
-    def has_memory(self) -> bool:
-        """Whether chunks have memory of their own."""
-        return bool(self._memory)
 
     def destination(self, id: int) -> int:
         """The operand that a stored member is written to."""
@@ -237,6 +234,7 @@ class Body:
             name = f"x{number}_{self._positions[pattern]}"
             self.lines.append(f"{name} = load_{kind}(p{number}, {at}, {number})")
             self._known[load] = name
+            self.last_read[access.root] = self._stage
         return self._known[load]
 
     def _source_of(self, access: Access, dtype: str) -> int:

@@ -33,8 +33,13 @@ class Emitter:
         self._copy = copy
 
     def temp(self, nbytes: int) -> int:
-        """A new buffer that lives from its first to its last use; also for scratch memory."""
+        """A new buffer that lives from its first to its last use."""
         self.buffers.append(Buffer("temp", nbytes))
+        return len(self.buffers) - 1
+
+    def scratch(self, nbytes: int) -> int:
+        """A new buffer for what the threads that work on one call need at hand."""
+        self.buffers.append(Buffer("scratch", nbytes))
         return len(self.buffers) - 1
 
     def const(self, array: np.ndarray[Any, Any]) -> int:

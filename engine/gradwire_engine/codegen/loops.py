@@ -314,14 +314,16 @@ class Writer:
     # -- memory ------------------------------------------------------------------------------------
 
     def _reuse(self) -> list[tuple[int, int]]:
-        """Stored members that may take the memory of an operand read at the same positions."""
+        """Stored members that may take the memory of an operand read at the same positions.
+
+        Either the member is computed from what is read there in the same iteration, or the whole
+        row has been read by the time it is written.
+        """
         nest, body, graph = self.nest, self.body, self.nest.fusion.graph
-        if nest.stages > 1 or body.has_memory:
-            return []
         read: dict[int, list[Access]] = {}
         members = set(nest.group.members)
         for access in self.loops.patterns:
-            if access.root not in members:
+            if access.root not in members and access.root in body.last_read:
                 read.setdefault(access.root, []).append(access)
         needed: dict[int, set[int]] = {}
         pairs = []
@@ -334,7 +336,8 @@ class Writer:
                 same = len(read[root]) == 1 and not read[root][0].offset
                 if not same or graph.type_of(root).nbytes != graph.type_of(id).nbytes:
                     continue
-                if body.pattern(read[root][0]) == body.pattern(nest.own(id)):
+                late = nest.stages > 1 and body.last_read[root] >= nest.stage[id]
+                if not late and body.pattern(read[root][0]) == body.pattern(nest.own(id)):
                     pairs.append((body.destination(id), body.origin(root)))
         return pairs
 

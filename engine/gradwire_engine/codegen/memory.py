@@ -2,10 +2,11 @@
 
 A buffer lives from the first step that touches it to the last. A step may write its result over an
 operand that it is the last to read (`Call.reuse`); then both are one *tenant* of the arena, or the
-operand takes the memory of an output that is written there. Tenants are placed from the largest to
-the smallest, each into the tightest gap between those that live at the same time (Pisarchyk and
-Lee, "Efficient memory management for deep neural net inference", 2020, greedy by size, here with
-the best fit). That is quadratic in tenants, but a nanosecond each.
+operand takes the memory of an output that is written there. Tenants that are gone before an output
+is written may lodge in it. The others are placed from the largest to the smallest, scratch memory
+after everything else, each into the tightest gap between those that live at the same time
+(Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020, greedy by
+size, here with the best fit). That is quadratic in tenants, but a nanosecond each.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ class MemoryPlan:
     Attributes:
         homes: For each buffer the one whose memory it has: itself, or the output it is part of.
         offsets: For each buffer its place in the arena in bytes; 0 if it has memory of its own.
-        arena_bytes: Size of the arena.
-        peak_bytes: Bytes that a run allocates: arena and outputs.
+        arena_bytes: Size of the arena as far as intermediate results need it.
+        scratch_bytes: What scratch memory needs beyond that, where the arena has no gap for it.
+        peak_bytes: Bytes of intermediate results and outputs: arena and outputs.
         const_bytes: Bytes of constants, which are there once for all runs.
     """
 
     homes: tuple[int, ...]
     offsets: tuple[int, ...]
     arena_bytes: int
+    scratch_bytes: int
     peak_bytes: int
     const_bytes: int
 
@@ -50,6 +53,7 @@ class _Tenant:
     first: int
     last: int
     output: int | None = None
+    scratch: bool = False
 
 
 def plan_memory(schedule: Schedule) -> MemoryPlan:
@@ -62,13 +66,13 @@ def plan_memory(schedule: Schedule) -> MemoryPlan:
     for tenant in tenants:
         for number in tenant.buffers:
             homes[number] = number if tenant.output is None else tenant.output
-    places, arena = _place(inside)
+    places, arena, whole = _place(inside)
     for tenant, place in zip(inside, places, strict=True):
         for number in tenant.buffers:
             offsets[number] = place
     outputs = sum(type.nbytes for type in schedule.outputs)
     consts = sum(buffer.nbytes for buffer in buffers if buffer.kind == "const")
-    return MemoryPlan(tuple(homes), tuple(offsets), arena, arena + outputs, consts)
+    return MemoryPlan(tuple(homes), tuple(offsets), arena, whole - arena, arena + outputs, consts)
 
 
 def touched(step: Call | HostCall) -> tuple[int, ...]:
@@ -88,8 +92,9 @@ def _tenants(buffers: Sequence[Buffer], steps: Sequence[Call | HostCall]) -> lis
             last[number] = k
     tenants: dict[int, _Tenant] = {}
     for number, buffer in enumerate(buffers):
-        if buffer.kind == "temp" and number in first:
+        if buffer.kind in ("temp", "scratch") and number in first:
             tenants[number] = _Tenant([number], buffer.nbytes, first[number], last[number])
+            tenants[number].scratch = buffer.kind == "scratch"
     for k, step in enumerate(steps):
         taken: set[int] = set()
         for written, read in _overwrites(step):
@@ -106,7 +111,35 @@ def _tenants(buffers: Sequence[Buffer], steps: Sequence[Call | HostCall]) -> lis
                 source.buffers.append(written)
                 source.last = last[written]
                 tenants[written] = source
-    return list({id(tenant): tenant for tenant in tenants.values()}.values())
+    found = list({id(tenant): tenant for tenant in tenants.values()}.values())
+    _lodge(
+        found,
+        {n: first[n] for n, b in enumerate(buffers) if b.kind == "output" and n in first},
+        buffers,
+    )
+    return found
+
+
+def _lodge(tenants: Sequence[_Tenant], written: dict[int, int], buffers: Sequence[Buffer]) -> None:
+    """Put tenants into outputs that are not written yet while these live, the largest first.
+
+    Args:
+        tenants: Those of the arena and of outputs.
+        written: For each output that a step touches, the first that does.
+        buffers: For their sizes.
+    """
+    for tenant in tenants:
+        if tenant.output is not None:
+            written[tenant.output] = min(written[tenant.output], tenant.first)
+    by_size = sorted(tenants, key=lambda tenant: -tenant.nbytes)
+    for output in sorted(written, key=lambda number: -buffers[number].nbytes):
+        guests: list[_Tenant] = []
+        for tenant in by_size:
+            fits = tenant.nbytes <= buffers[output].nbytes and tenant.last < written[output]
+            free = all(g.last < tenant.first or tenant.last < g.first for g in guests)
+            if fits and free and tenant.output is None and not tenant.scratch:
+                guests.append(tenant)
+                tenant.output = output
 
 
 def _overwrites(step: Call | HostCall) -> Iterator[tuple[int, int]]:
@@ -125,14 +158,15 @@ def _overwrites(step: Call | HostCall) -> Iterator[tuple[int, int]]:
             yield target.buffer, source.buffer
 
 
-def _place(tenants: Sequence[_Tenant]) -> tuple[list[int], int]:
-    """Offsets of tenants in the arena, and its size."""
-    order = sorted(range(len(tenants)), key=lambda k: (-tenants[k].nbytes, tenants[k].first))
+def _place(tenants: Sequence[_Tenant]) -> tuple[list[int], int, int]:
+    """Offsets of tenants in the arena, its size without scratch memory, and with it."""
+    keys = [(tenant.scratch, -tenant.nbytes, tenant.first) for tenant in tenants]
+    order = sorted(range(len(tenants)), key=keys.__getitem__)
     count = len(tenants)
     starts, ends = np.empty(count, np.int64), np.empty(count, np.int64)  # of lives, in steps
     lows, highs = np.empty(count, np.int64), np.empty(count, np.int64)  # of places, in bytes
     result = [0] * count
-    arena = 0
+    arena = whole = 0
     for placed, k in enumerate(order):
         tenant = tenants[k]
         size = max(-(-tenant.nbytes // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
@@ -140,9 +174,10 @@ def _place(tenants: Sequence[_Tenant]) -> tuple[list[int], int]:
         place = _gap(lows[:placed][together], highs[:placed][together], size)
         starts[placed], ends[placed] = tenant.first, tenant.last
         lows[placed], highs[placed] = place, place + size
-        arena = max(arena, place + size)
+        whole = max(whole, place + size)
+        arena = arena if tenant.scratch else whole
         result[k] = place
-    return result, arena
+    return result, arena, whole
 
 
 def _gap(lows: np.ndarray[Any, Any], highs: np.ndarray[Any, Any], size: int) -> int:

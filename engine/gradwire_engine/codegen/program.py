@@ -102,7 +102,8 @@ class Buffer:
     """Memory that a plan reads or writes.
 
     Attributes:
-        kind: ``input`` and ``output`` (index: which), ``const`` (array), ``temp`` (arena).
+        kind: ``input`` and ``output`` (index: which), ``const`` (array), ``temp`` (arena), and
+            ``scratch``: what a call's threads have at hand while they work on it, some cache full.
         nbytes: Its size.
         index: Which input or output.
         array: The contents of a const.

@@ -68,7 +68,7 @@ class Executable:
         if tier == "compiled":
             return self._wait(deadline)
         ready = self._upgrade.native if tier == "auto" and self._upgrade is not None else None
-        if ready is not None and self._fits(ready.peak_bytes):
+        if ready is not None and self._fits(ready.needed_bytes):
             self._native = ready
             return ready
         self._admit(self.plan.peak_bytes)
@@ -134,7 +134,7 @@ class Executable:
                 raise errors.DeadlineExceeded(deadline_ms=deadline[1])
         if upgrade.native is None:
             raise errors.CompileFailed(reason=str(upgrade.reason))
-        self._admit(upgrade.native.peak_bytes)
+        self._admit(upgrade.native.needed_bytes)
         self._native = upgrade.native
         return self._native
 

@@ -142,6 +142,27 @@ def test_inputs_and_constants_are_never_overwritten() -> None:
     assert plan.const_bytes == 800
 
 
+def test_scratch_memory_takes_gaps_and_counts_apart() -> None:
+    buffers = (
+        *(Buffer("input", 800), Buffer("temp", 1280), Buffer("temp", 640), Buffer("output", 8)),
+        *(Buffer("scratch", 640), Buffer("scratch", 6400)),
+    )
+    for scratch, most in ((4, 0), (5, 6400)):
+        steps = (call([0], 1), call([1], 2), call([2, scratch], 3))
+        plan = plan_memory(Schedule(buffers, steps, (Type((), "float64"),)))
+        assert (plan.arena_bytes, plan.peak_bytes) == (1920, 1928)
+        assert (plan.scratch_bytes > 0) == (most > 0)
+        assert plan.scratch_bytes <= most
+
+
+def test_what_is_gone_in_time_lodges_in_an_output() -> None:
+    buffers = (Buffer("input", 800), *[Buffer("temp", 800)] * 3, Buffer("output", 800))
+    steps = (call([0], 1), call([1], 2), call([2], 3), call([2, 3], 4))
+    plan = plan_memory(Schedule(buffers, steps, (Type((100,), "float64"),)))
+    assert plan.homes == (0, 4, 2, 3, 4)  # the others are read while the output is written
+    assert plan.arena_bytes == 2 * 832
+
+
 def test_nothing_to_place() -> None:
     plan = plan_memory(Schedule((), (), ()))
     assert (plan.arena_bytes, plan.peak_bytes, plan.const_bytes) == (0, 0, 0)

@@ -258,7 +258,7 @@ def _emit(emit: Emitter, way: _Way, cut: Cut) -> None:
     chunks = chunks_for(cut.iterations, nanoseconds, emit.threads)
     words = cut.words(way.panels)
     table = Operand(emit.const(cut.table()))
-    scratch = Operand(emit.temp(chunks * words[SCRATCH - RANK]))
+    scratch = Operand(emit.scratch(chunks * words[SCRATCH - RANK]))
     emit.call(
         _KERNELS[way.maker, problem.dtype],
         [*way.tensors, table, scratch],

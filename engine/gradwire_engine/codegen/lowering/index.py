@@ -75,7 +75,7 @@ def lower_scatter_add(emit: Emitter, op: Any, operands: Sequence[Layout], result
         rows = min(-(-count // chunks), n, max(SUMS_BYTES // (8 * inner), -(-n // most)))
         nbytes = -(-8 * rows * inner // 64) * 64
         text, extra = f"make_scatter_sum({uniform})", [nbytes, rows]
-        scratch = [Operand(emit.temp(chunks * nbytes))]
+        scratch = [Operand(emit.scratch(chunks * nbytes))]
     emit.call(
         _kernel(text),
         [*read, target, *scratch],

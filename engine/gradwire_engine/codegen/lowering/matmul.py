@@ -306,7 +306,7 @@ class _Work:
         self.call(
             "gemm",
             f'make_gemm("{self.dtype}")',
-            [self.a, self.b, sums.place, Operand(self.emit.temp(chunks * scratch))],
+            [self.a, self.b, sums.place, Operand(self.emit.scratch(chunks * scratch))],
             [
                 *(rows, columns, depth),
                 *(p.rows.a, p.depth.a, p.depth.b, p.columns.b, sums.row, sums.slice),

@@ -45,7 +45,7 @@ def _lower(emit: Emitter, name: str, how: str, axis: int, x: Layout, result: Lay
         maker, text = f"make_{name}_row", f"{x.dtype!r}, {how}"
     else:
         maker, text = f"make_{name}", f"{x.dtype!r}, {how}, {1 if seen.strides[2] == 1 else None}"
-        scratch = [Operand(emit.temp(chunks * 8 * columns))]
+        scratch = [Operand(emit.scratch(chunks * 8 * columns))]
     emit.call(
         Kernel(
             f"from gradwire_engine.codegen.kernels.scan import {maker}\nkernel = {maker}({text})\n",

@@ -290,7 +290,7 @@ def _call(
     name = kernel.partition("(")[0]
     module = "window" if name in ("make_reduce", "make_pick", "make_far_pick") else "window_add"
     scratch = -(-scratch // 64) * 64  # so that no two chunks share a cache line
-    room = [Operand(emit.temp(chunks * scratch))] if scratch else []
+    room = [Operand(emit.scratch(chunks * scratch))] if scratch else []
     emit.call(
         Kernel(
             f"from gradwire_engine.codegen.kernels.{module} import {name}\nkernel = {kernel}\n",
