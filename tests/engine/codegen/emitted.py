@@ -86,7 +86,7 @@ class Emitted:
         for number, buffer in enumerate(self.emit.buffers):
             if buffer.array is not None:
                 self._memory[number] = buffer.array.reshape(-1)
-            elif buffer.kind == "temp":
+            elif buffer.kind in ("temp", "scratch"):
                 self._memory[number] = np.full(-(-buffer.nbytes // 8), 77.0)
         slots = [self._memory[number].ctypes.data for number in range(len(self.emit.buffers))]
         frame = np.array([*slots, 0], np.int64)
