@@ -68,6 +68,7 @@ class Connection(HttpToolsProtocol):
         self._fault: Exception | None = None
         self._refused = False
         self._stopping = False
+        self._served: Any = None  # the cycle that runs; `cycle` is the one that came last
 
     # -- coming and going --------------------------------------------------------------------------
 
@@ -84,6 +85,9 @@ class Connection(HttpToolsProtocol):
         for timer in (self._head, self._tail, self._unread):
             if timer is not None:
                 timer.cancel()
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.message_event.set()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -131,6 +135,8 @@ class Connection(HttpToolsProtocol):
             self._head.cancel()
             self._head = None
         super().on_headers_complete()
+        if not self.pipeline:
+            self._served = self.cycle
         if self._stopping:
             self.cycle.keep_alive = False
 
@@ -146,6 +152,8 @@ class Connection(HttpToolsProtocol):
         """A request was answered."""
         if not self._in_head and self._tail is None:  # its body goes on, but nobody reads it
             self._tail = self.loop.call_later(_LINGER, self.transport.close)
+        if self.pipeline:
+            self._served = self.pipeline[-1][0]
         super().on_response_complete()
 
     def _await_head(self) -> None:
