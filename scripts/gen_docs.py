@@ -264,7 +264,7 @@ def example_problem() -> list[str]:
         node_index=2,
         source="train.py:31",
     )
-    _, body, _ = problem_of(fault, "req_7f3c")
+    body = problem_of(fault, "req_7f3c").body
     return json.dumps(json.loads(body), indent=2).splitlines()
 
 

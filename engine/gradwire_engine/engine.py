@@ -84,6 +84,10 @@ class Engine:
         """What has been compiled in this process for this engine's cache directory."""
         return Tally() if isinstance(self._programs, str) else self._programs.compiler.tally
 
+    def cache_bytes(self) -> int:
+        """Bytes of the compiled kernels that are kept on disk."""
+        return 0 if isinstance(self._programs, str) else self._programs.compiler.cache.nbytes()
+
     def prepare(self, graph: Graph, spec: RunSpec) -> Prepared:
         """Check a request and make it ready to run; no tensors are needed yet.
 

@@ -9,7 +9,7 @@ to a loopback address shows that name there), and only to pages of its own or of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.middleware.cors import CORSMiddleware
@@ -17,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from gradwire.wire.messages import IDEMPOTENCY_KEY, REQUEST_ID
 
 from .errors import Forbidden, Unauthenticated
+from .exchange import exchange_of
 from .keys import LOCAL, KeyRing
 from .settings import is_loopback
 
@@ -83,7 +84,7 @@ class Access:
         if len(self._accepted) < _REMEMBERED:
             self._accepted.add(hosts[0])
 
-    async def owner(self, scope: Mapping[str, Any]) -> str:
+    async def owner(self, scope: MutableMapping[str, Any]) -> str:
         """Whose resources a request is about.
 
         Raises:
@@ -97,7 +98,9 @@ class Access:
         scheme, _, key = given[0].partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated(reason="the scheme of Authorization is Bearer")
-        return await self._ring.owner(key.strip())
+        row = await self._ring.open(key.strip())
+        exchange_of(scope).key = row.id
+        return row.owner
 
 
 def with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:

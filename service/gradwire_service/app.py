@@ -13,7 +13,6 @@ import random
 import re
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -28,17 +27,20 @@ from gradwire_engine.runtime import processors
 
 from .access import Access, with_cors
 from .bodies import Bodies
-from .dispatch import Disconnected, Receive, Resource, Scope, default_threads
+from .dispatch import Disconnected, Receive, Scope, default_threads
 from .errors import Draining, PayloadTooLarge, RouteNotFound, close_matches, problem_of
+from .exchange import Exchange
 from .http import Reply, Send
-from .metrics import Metrics
+from .metrics import REFRESH_SECONDS, Metrics
 from .pool import Pool
 from .routes import ROUTES
 from .sessions import Sessions
 from .settings import Settings
+from .sight import Sight
 from .sqlite_store import SqliteStore
 from .store import Store
 from .throttle import Throttle
+from .tracing import open_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +67,7 @@ class Service:
     access: Access
     throttle: Throttle
     bodies: Bodies
-    metrics: Metrics
+    sight: Sight
     draining: threading.Event
 
 
@@ -99,11 +101,12 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service = _open(chosen, store)
         app.state.service = service
-        sweeping = asyncio.create_task(_sweep(service))
+        chores = [asyncio.create_task(chore(service)) for chore in (_sweep, _tell_state)]
         with _draining_on_sigterm(service):
             yield
-        sweeping.cancel()
-        await asyncio.wait([sweeping])
+        for chore in chores:
+            chore.cancel()
+        await asyncio.wait(chores)
         await anyio.to_thread.run_sync(_close, service)
 
     app = _App(chosen, routes=list(ROUTES), lifespan=lifespan)
@@ -160,7 +163,7 @@ def _open(settings: Settings, store: Store | None) -> Service:
         access=Access(settings, opened.api_keys),
         throttle=Throttle(settings.owner_rate),
         bodies=Bodies(settings.body_memory),
-        metrics=Metrics(engine),
+        sight=Sight(Metrics(), open_tracing()),
         draining=threading.Event(),
     )
 
@@ -176,10 +179,20 @@ async def _sweep(service: Service) -> None:
             _log.exception("expired sessions could not be removed; they stay until the next time")
 
 
+async def _tell_state(service: Service) -> None:
+    """Keep the figures of this process up to date where another one may be asked for them."""
+    metrics = service.sight.metrics
+    while metrics.shared is not None:
+        metrics.refresh(service)
+        await asyncio.sleep(REFRESH_SECONDS)
+
+
 def _close(service: Service) -> None:
     service.heavy_pool.close()
     service.light_pool.close()
     service.store.close()
+    if service.sight.tracing is not None:
+        service.sight.tracing.close()
 
 
 @contextmanager
@@ -208,7 +221,7 @@ def _draining_on_sigterm(service: Service) -> Iterator[None]:
 
 
 class Guard:
-    """The outermost layer: request ids, and an answer of the contract for every exception."""
+    """The outermost layer: request ids, an answer of the contract for every exception, reports."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -218,51 +231,49 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
-        began, status, started = time.perf_counter(), 499, False
+        exchange = Exchange(_request_id(scope), scope)
+        service: Service = scope["app"].state.service
+
+        async def counted() -> MutableMapping[str, Any]:
+            message = await receive()
+            exchange.received += len(message.get("body", b""))
+            return message
 
         async def tagged(message: MutableMapping[str, Any]) -> None:
-            nonlocal started, status
             if message["type"] == "http.response.start":
-                started, status = True, message["status"]
-                tag = (_ID_HEADER, request_id.encode("ascii"))
+                exchange.started, exchange.status = True, message["status"]
+                tag = (_ID_HEADER, exchange.request_id.encode("ascii"))
                 message = {**message, "headers": [*message.get("headers", ()), tag]}
+            else:
+                exchange.sent += len(message.get("body", b""))
             await send(message)
 
         try:
-            scope["app"].state.service.access.check_page(scope)
-            await self._app(scope, receive, tagged)
+            service.access.check_page(scope)
+            await self._app(scope, counted, tagged)
         except Disconnected:
             return
         except asyncio.CancelledError:
-            if started:
+            if exchange.started:
                 raise
             # The server ends and will not wait longer: what it took is answered all the same.
             late = Draining(reason="it could not wait any longer")
-            await _refuse(late, request_id, receive, tagged)
+            await _refuse(late, exchange, receive, tagged)
         except Exception as error:
-            if started:  # half an answer is out: cutting it off is all that is left
-                _log.exception("request %s: fault while answering", request_id)
+            if exchange.started:  # half an answer is out: cutting it off is all that is left
+                exchange.fault, exchange.code = error, "internal"
                 raise
-            await _refuse(error, request_id, receive, tagged)
+            await _refuse(error, exchange, receive, tagged)
         finally:
-            _observe(scope, status, time.perf_counter() - began)
+            service.sight.report(exchange)
 
 
-def _observe(scope: Scope, status: int, seconds: float) -> None:
-    """Count a request under the template of its path; ids and unknown paths are no labels."""
-    served = scope.get("endpoint")
-    route = served.path if isinstance(served, Resource) else "none"
-    method = scope["method"]
-    known = isinstance(served, Resource) and method in served.methods
-    service: Service = scope["app"].state.service
-    service.metrics.observe(route, method if known else "other", status, seconds)
-
-
-async def _refuse(error: Exception, request_id: str, receive: Receive, send: Send) -> None:
-    status, body, headers = problem_of(error, request_id)
+async def _refuse(error: Exception, exchange: Exchange, receive: Receive, send: Send) -> None:
+    status, exchange.code, body, headers = problem_of(error, exchange.request_id)
     if status == 500:
-        _log.error("request %s: internal fault", request_id, exc_info=error)
+        exchange.fault = error
+    if exchange.watch is not None and exchange.watch.told:
+        headers["Server-Timing"] = exchange.watch.header()
     if not isinstance(error, PayloadTooLarge):
         await Reply(status, PROBLEM, [body], headers).send(send)
         return

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Collection, Sequence
 from functools import partial
 from importlib import metadata
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import cli_keys
+from .tracing import import_opentelemetry, wants_tracing
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -89,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         needs, extra = "the service needs its extra", "service"
         if (error.name or "").startswith("psycopg"):
             needs, extra = "the PostgreSQL store needs its extra", "postgres"
+        elif (error.name or "").startswith("opentelemetry"):
+            needs, extra = "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, which need", "otel"
         return _fail(
             f"{error.name} is not installed, {needs}: "
             f'pip install "gradwire[{extra}]", or ".[{extra}]" in a clone.'
@@ -113,6 +117,8 @@ def _settings(options: dict[str, object]) -> Settings:
 
 
 def _serve(settings: Settings) -> int:
+    if wants_tracing():
+        import_opentelemetry()  # a worker would have to find out for itself
     listener = _prepare(settings)
     _announce(settings, listener)
     _run(settings, listener)
@@ -187,11 +193,18 @@ def worker() -> Starlette:
     return create_app()
 
 
+_WORKER_SECONDS = 60
+"""How long a worker may not react before it is killed and replaced: reading hundreds of megabytes
+of JSON holds the interpreter for many seconds, and that is no reason."""
+
+
 def _run(settings: Settings, listener: socket.socket) -> None:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
+    from . import logs
     from .connection import Connection, Rules
+    from .metrics import DIRECTORY
 
     # Worker processes read their settings from the environment.
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
@@ -206,19 +219,23 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         ws="none",
         lifespan="on",
         access_log=False,
+        log_config=logs.configuration(logs.form_for(settings.log_format), settings.log_level),
         log_level=settings.log_level,
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.shutdown_seconds,
+        timeout_worker_healthcheck=_WORKER_SECONDS,
     )
     # uvicorn raises the signal again once it is done; that is a clean end here, not a death.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    if settings.workers > 1:
-        Multiprocess(config, sockets=[listener]).run()
-    else:
+    if settings.workers == 1:
         uvicorn.Server(config).run(sockets=[listener])
+        return
+    with tempfile.TemporaryDirectory(prefix="gradwire-metrics-") as shared:
+        os.environ[DIRECTORY] = shared
+        Multiprocess(config, sockets=[listener]).run()
 
 
 def _fail(reason: str) -> int:

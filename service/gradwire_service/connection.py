@@ -21,7 +21,9 @@ from gradwire.wire.messages import PROBLEM, REQUEST_ID
 
 from .bodies import RATE
 from .errors import HeadersTooLarge, MalformedBody, Overloaded, RequestTimeout, problem_of
+from .exchange import Exchange
 from .settings import Settings
+from .sight import Sight
 
 __all__ = ["Connection", "Rules"]
 
@@ -66,6 +68,7 @@ class Connection(HttpToolsProtocol):
         self._fault: Exception | None = None
         self._refused = False
         self._stopping = False
+        self._served: Any = None  # the cycle that runs; `cycle` is the one that came last
 
     # -- coming and going --------------------------------------------------------------------------
 
@@ -82,6 +85,9 @@ class Connection(HttpToolsProtocol):
         for timer in (self._head, self._tail, self._unread):
             if timer is not None:
                 timer.cancel()
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.message_event.set()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -129,6 +135,8 @@ class Connection(HttpToolsProtocol):
             self._head.cancel()
             self._head = None
         super().on_headers_complete()
+        if not self.pipeline:
+            self._served = self.cycle
         if self._stopping:
             self.cycle.keep_alive = False
 
@@ -144,6 +152,8 @@ class Connection(HttpToolsProtocol):
         """A request was answered."""
         if not self._in_head and self._tail is None:  # its body goes on, but nobody reads it
             self._tail = self.loop.call_later(_LINGER, self.transport.close)
+        if self.pipeline:
+            self._served = self.pipeline[-1][0]
         super().on_response_complete()
 
     def _await_head(self) -> None:
@@ -201,6 +211,11 @@ class Connection(HttpToolsProtocol):
 
     # -- refusing ----------------------------------------------------------------------------------
 
+    def _sight(self) -> Sight:
+        """Where the app reports its requests; those that never reach it are reported there too."""
+        sight: Sight = self.config.loaded_app.state.service.sight
+        return sight
+
     def send_400_response(self, msg: str) -> None:
         """What came cannot be read."""
         del msg  # the same for every fault
@@ -213,18 +228,20 @@ class Connection(HttpToolsProtocol):
         if self._busy:  # an answer in the middle of another would be taken for a part of it
             self.transport.close()
             return
-        request_id = uuid.uuid4().hex
-        status, body, headers = problem_of(error, request_id)
+        exchange = Exchange(uuid.uuid4().hex)
+        status, exchange.code, body, headers = problem_of(error, exchange.request_id)
         lines = {
             **headers,
             "Content-Type": PROBLEM,
             "Content-Length": str(len(body)),
             "Connection": "close",
-            REQUEST_ID: request_id,
+            REQUEST_ID: exchange.request_id,
         }
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         start = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
         self.transport.write(f"{start}{head}\r\n".encode("latin-1") + body)
+        exchange.status, exchange.sent = status, len(body)
+        self._sight().report(exchange)
         # Closing at once would reset a connection on which bytes still come, and the answer might
         # be lost with it.
         if self.transport.can_write_eof():

@@ -27,6 +27,7 @@ from .errors import (
     PayloadTooLarge,
     UnsupportedMediaType,
 )
+from .exchange import QUEUE, Stopwatch, exchange_of
 from .http import Call, Reply, Send, media_type
 from .keys import LOCAL
 from .pool import Job, Pool
@@ -112,6 +113,7 @@ SMALL_BODY = 4096
 
 def _work(handler: Handler, call: Call, encoding: str | None, held: Held) -> Reply:
     """What a worker thread does for a call."""
+    call.watch.lap(QUEUE)
     if encoding is not None:
         settings = call.service.settings
         body = expand(
@@ -190,6 +192,7 @@ class Resource:
         handler = self.handlers.get("GET" if method == "HEAD" else method)
         service: Service = scope["app"].state.service
         settings = service.settings
+        exchange = exchange_of(scope)
         if service.draining.is_set() and not self.vital:
             raise Draining(reason="it takes no new requests")
         owner = LOCAL if self.public else await service.access.owner(scope)
@@ -208,6 +211,7 @@ class Resource:
                 encoding = encoding_of(headers)
                 source = paced(receive, held, settings.body_seconds)
                 body = await read_body(headers, source, settings.max_body_bytes)
+            exchange.watch = Stopwatch()
             call = Call(
                 service=service,
                 owner=owner,
@@ -218,6 +222,7 @@ class Resource:
                 headers=headers,
                 body=body,
                 stop=Stop(settings.run_seconds if self.heavy else None),
+                exchange=exchange,
             )
             reply = None
             if self.inline:
@@ -233,6 +238,7 @@ class Resource:
         self, call: Call, work: Callable[[], Reply], receive: Receive, encoding: str | None
     ) -> Reply:
         pool = call.service.heavy_pool if self.heavy else call.service.light_pool
+        call.exchange.pool = "run" if self.heavy else "light"
         job = pool.submit(call.owner, work, call.stop)
         if job.waiting and encoding is None and self.deadline is not None:
             call.stop.within(self.deadline(call))

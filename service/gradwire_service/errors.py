@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ __all__ = [
     "MethodNotAllowed",
     "Overloaded",
     "PayloadTooLarge",
+    "Problem",
     "RateLimited",
     "RequestTimeout",
     "RouteNotFound",
@@ -199,8 +200,17 @@ def close_matches(name: str, known: Iterable[str]) -> list[str]:
     return close_names(name[:200], known) or []
 
 
-def problem_of(error: BaseException, request_id: str) -> tuple[int, bytes, dict[str, str]]:
-    """Status, body and headers of the answer to `error`.
+class Problem(NamedTuple):
+    """An answer that refuses: its status and error code, its body, and headers."""
+
+    status: int
+    code: str
+    body: bytes
+    headers: dict[str, str]
+
+
+def problem_of(error: BaseException, request_id: str) -> Problem:
+    """The answer to `error`.
 
     A fact may be any JSON value; numbers that JSON cannot hold travel as strings. Whatever is no
     `EngineError` or `WireError` is `internal` and says nothing but the request id.
@@ -211,7 +221,7 @@ def problem_of(error: BaseException, request_id: str) -> tuple[int, bytes, dict[
         return _problem(_TOO_DEEP, request_id)
 
 
-def _problem(refusal: EngineError, request_id: str) -> tuple[int, bytes, dict[str, str]]:
+def _problem(refusal: EngineError, request_id: str) -> Problem:
     status = STATUS[refusal.code]
     facts = {name: _plain(value) for name, value in refusal.facts().items()}
     if hasattr(refusal, "suggestions"):
@@ -230,7 +240,8 @@ def _problem(refusal: EngineError, request_id: str) -> tuple[int, bytes, dict[st
     if isinstance(refusal, Draining | RequestTimeout):
         headers["Connection"] = "close"  # this connection has no future
     # ASCII only: a fact may quote text that UTF-8 cannot hold, such as half a surrogate pair.
-    return status, json.dumps(body, allow_nan=False).encode("ascii"), headers
+    text = json.dumps(body, allow_nan=False).encode("ascii")
+    return Problem(status, refusal.code, text, headers)
 
 
 # Only bodies nest as their senders like; nothing in the service recurses otherwise.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -29,6 +28,7 @@ from .errors import MalformedBody, VersionConflict
 
 if TYPE_CHECKING:
     from .app import Service
+    from .exchange import Exchange, Stopwatch
     from .stop import Stop
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "Key",
     "Reply",
     "Send",
-    "Stopwatch",
     "encode",
     "media_type",
     "prefers_binary",
@@ -193,6 +192,13 @@ class Call:
     headers: Mapping[str, str]
     body: bytes | bytearray
     stop: Stop
+    exchange: Exchange
+
+    @property
+    def watch(self) -> Stopwatch:
+        """Takes the time of the steps of a run."""
+        assert self.exchange.watch is not None  # it was made with the call
+        return self.exchange.watch
 
     @property
     def sid(self) -> str:
@@ -284,38 +290,15 @@ class Call:
         groups: Sequence[str],
         base64: bool,
         headers: Mapping[str, str],
-        watch: Stopwatch,
     ) -> Reply:
         """The answer to a run: its results by path (`outputs/y`), and how long each step took."""
         document: dict[str, dict[str, Array]] = {group: {} for group in groups}
         for path, array in results.items():
             group, _, name = path.partition("/")
             document[group][name] = array
-        reply = self.reply(document, headers=headers, base64=base64)
-        watch.lap("encode")
-        return replace(reply, headers={**reply.headers, "Server-Timing": watch.header()})
-
-
-class Stopwatch:
-    """Milliseconds by step, for the `Server-Timing` header."""
-
-    def __init__(self) -> None:
-        self._steps: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def lap(self, step: str) -> None:
-        """What has passed since the last lap or note was this step."""
-        before, self._since = self._since, time.perf_counter()
-        self._steps[step] = (self._since - before) * 1e3
-
-    def note(self, step: str, milliseconds: float) -> None:
-        """A step that was measured elsewhere."""
-        self._steps[step] = milliseconds
-        self._since = time.perf_counter()
-
-    def header(self) -> str:
-        """The steps as the header's value."""
-        return ", ".join(f"{step};dur={ms:.3f}" for step, ms in self._steps.items())
+        with self.watch.step("encode"):
+            reply = self.reply(document, headers=headers, base64=base64)
+        return replace(reply, headers={**reply.headers, "Server-Timing": self.watch.header()})
 
 
 def media_type(header: str) -> str:

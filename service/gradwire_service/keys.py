@@ -102,8 +102,8 @@ class KeyRing:
         self._read = -float("inf")
         self._reading = asyncio.Lock()
 
-    async def owner(self, key: str) -> str:
-        """Whose key it is.
+    async def open(self, key: str) -> KeyRow:
+        """What is kept of a key: its id, whose it is.
 
         Raises:
             Unauthenticated: It is none, or is not valid any more.
@@ -118,7 +118,7 @@ class KeyRing:
         if not is_valid(row, now()):
             ended = "was revoked" if row.revoked_at is not None else "has expired"
             raise Unauthenticated(reason=f"the key {row.id} {ended}")
-        return row.owner
+        return row
 
     async def _find(self, id: str) -> KeyRow | None:
         asked = time.monotonic()

@@ -283,6 +283,11 @@ class PostgresStore:
         )
         return [SessionRow.of_columns(row) for row in rows]
 
+    def count(self) -> int:
+        """See `Store.count`."""
+        ((number,),) = self._rows("SELECT count(*) FROM sessions")
+        return int(number)
+
     def names(self, owner: str) -> list[str]:
         """See `Store.names`."""
         rows = self._rows(

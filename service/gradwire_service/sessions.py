@@ -118,7 +118,12 @@ class _Copy:
 
 
 class Sessions:
-    """The sessions of a store, for one process. Methods may block; any thread may call them."""
+    """The sessions of a store, for one process. Methods may block; any thread may call them.
+
+    Attributes:
+        hits: How many uses of a session found its graph in memory.
+        misses: How many did not.
+    """
 
     def __init__(
         self,
@@ -143,6 +148,12 @@ class Sessions:
         self._copies: OrderedDict[str, _Copy] = OrderedDict()
         self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # by owner and id or name
         self._lock = threading.Lock()
+        self.hits = self.misses = 0
+
+    @property
+    def kept(self) -> int:
+        """How many graphs are in memory."""
+        return len(self._copies)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -579,7 +590,12 @@ class Sessions:
 
     def _copy(self, row: SessionRow) -> _Copy:
         with self._lock:
-            copy = self._copies.setdefault(row.id, _Copy(row))
+            copy = self._copies.get(row.id)
+            if copy is None:
+                self.misses += 1
+                copy = self._copies[row.id] = _Copy(row)
+            else:
+                self.hits += 1
             copy.used = time.time()  # `find` has just looked
             self._copies.move_to_end(row.id)
             while len(self._copies) > self._cached:

@@ -200,7 +200,13 @@ class Settings(BaseSettings):
     log_level: str = Field(
         default="warning",
         pattern="^(critical|error|warning|info|debug)$",
-        description="Least severe log level that is written.",
+        description="Least severe log level that is written: `info` has a line for each request, "
+        "`warning` only for those answered with 5xx.",
+    )
+    log_format: Literal["json", "text"] | None = Field(
+        default=None,
+        description="Form of the log: `json`, an object a line, or `text`. Absent: text on a "
+        "terminal, else json.",
     )
 
     @model_validator(mode="after")

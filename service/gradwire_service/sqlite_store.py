@@ -248,6 +248,10 @@ class SqliteStore:
         )
         return [SessionRow.of_columns(row) for row in rows]
 
+    def count(self) -> int:
+        """See `Store.count`."""
+        return int(self._rows("SELECT count(*) FROM sessions")[0][0])
+
     def names(self, owner: str) -> list[str]:
         """See `Store.names`."""
         rows = self._rows(

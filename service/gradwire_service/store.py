@@ -208,6 +208,9 @@ class Store(Protocol):
     def page(self, owner: str, after: int, limit: int) -> list[SessionRow]:
         """Sessions by age, those with a `number` above `after`."""
 
+    def count(self) -> int:
+        """How many sessions there are, of all owners."""
+
     def names(self, owner: str) -> list[str]:
         """The newest thousand session names, for suggestions."""
 

@@ -746,7 +746,7 @@ def test_internal_says_nothing_but_the_request_id(
         raise KeyError("a secret")
 
     monkeypatch.setattr(transport.app.state.service.store, "find", fail)
-    with caplog.at_level(logging.ERROR, "gradwire_service"):
+    with caplog.at_level(logging.ERROR, "gradwire.requests"):
         answer = http.get("/v1/sessions/s", headers={"X-Request-Id": "trace-7"})
     body = problem(answer, "internal")
     assert body["request_id"] == "trace-7"

@@ -363,6 +363,17 @@ def test_a_client_that_goes_away_frees_its_slot(narrow: Server) -> None:
     eventually(lambda: run(narrow, QUICK).status_code == 200)
 
 
+def test_so_does_one_that_had_asked_for_more(narrow: Server) -> None:
+    """Requests wait behind the run on the same connection; it is the run that has to notice."""
+    with ExitStack() as stack:
+        for _ in range(2):
+            connection = stack.enter_context(send_run(narrow, long_run()))
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        eventually(lambda: run(narrow, QUICK).status_code == 503)
+    eventually(lambda: run(narrow, QUICK).status_code == 200)
+    assert "Traceback" not in narrow.log()
+
+
 def problem_code(answer: httpx.Response) -> str:
     return str(answer.json().get("code"))
 

@@ -207,17 +207,9 @@ def test_a_killed_worker(tmp_path: Path, store: str, rounds: tuple[int, int]) ->
         port = int(server.url.rpartition(":")[2])
 
         def strike() -> None:
-            os.kill(random.choice(workers(server.process.pid)), signal.SIGKILL)
+            os.kill(random.choice(server.workers()), signal.SIGKILL)
 
         for _ in range(rounds[0]):
             tally = asyncio.run(round(server.url, port, rounds[1], strike))
             check(server, tally)
     check_store(store, tmp_path / "data")
-
-
-def workers(server: int) -> list[int]:
-    """The processes that a server started to answer requests."""
-    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-    return [
-        int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]

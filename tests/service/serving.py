@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,17 @@ class Server:
 
     def log(self) -> str:
         """What the server wrote to stderr."""
-        self._log.flush()
         return Path(self._log.name).read_text()
+
+    def workers(self) -> list[int]:
+        """The processes that answer requests, where there are several."""
+        pid = self.process.pid
+        found = []
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(FileNotFoundError):  # it has just ended
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+        return found
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""

@@ -152,7 +152,7 @@ def test_every_answer_has_a_request_id_and_runs_are_timed(model: httpx.Client) -
     )
     assert answer.headers["x-request-id"] == "my-trace:1"
     steps = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
-    assert list(steps) == ["decode", "compile", "execute", "encode"]
+    assert list(steps) == ["queue", "decode", "compile", "execute", "encode"]
     assert all(float(ms) >= 0 for ms in steps.values())
     others = {model.get("/healthz").headers["x-request-id"] for _ in range(3)}
     assert len(others) == 3
@@ -254,7 +254,7 @@ def test_faults_of_the_wire_become_refusals(code: Any) -> None:
 
 
 def test_an_exhausted_memory_is_no_internal_fault() -> None:
-    status, body, headers = problem_of(MemoryError(), "id")
+    status, _, body, headers = problem_of(MemoryError(), "id")
     assert (status, headers) == (503, {"Retry-After": "1"})
     assert b"overloaded" in body
 

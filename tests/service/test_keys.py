@@ -125,11 +125,11 @@ def test_a_key_is_found_and_a_new_one_at_once() -> None:
 
     async def scenario() -> None:
         ring = KeyRing(source.load)
-        assert await ring.owner(first) == "alice"
-        assert [await ring.owner(first) for _ in range(100)] == ["alice"] * 100
+        assert (await ring.open(first)).owner == "alice"
+        assert [(await ring.open(first)).owner for _ in range(100)] == ["alice"] * 100
         assert source.reads == 1
         source.rows.append(late)
-        assert await ring.owner(second) == "bob"
+        assert (await ring.open(second)).owner == "bob"
 
     asyncio.run(scenario())
 
@@ -151,7 +151,7 @@ def test_what_is_not_a_key_is_refused_with_its_reason(monkeypatch: pytest.Monkey
 
     async def reason(rows: list[KeyRow], text: str) -> str:
         with pytest.raises(Unauthenticated) as refused:
-            await KeyRing(Source(*rows).load).owner(text)
+            await KeyRing(Source(*rows).load).open(text)
         return refused.value.reason
 
     async def scenario() -> None:
@@ -174,11 +174,11 @@ def test_a_revoked_key_ends_within_the_age() -> None:
 
     async def scenario() -> None:
         ring = KeyRing(source.load, age=0.2)
-        assert await ring.owner(key) == "alice"
+        assert (await ring.open(key)).owner == "alice"
         source.rows = [replace(row, revoked_at=now())]
         await asyncio.sleep(0.25)
         with pytest.raises(Unauthenticated):
-            await ring.owner(key)
+            await ring.open(key)
 
     asyncio.run(scenario())
 
@@ -189,11 +189,11 @@ def test_invented_keys_do_not_keep_the_store_busy() -> None:
 
     async def scenario() -> None:
         ring = KeyRing(source.load)
-        await ring.owner(key)
+        await ring.open(key)
 
         async def invent(k: int) -> None:
             with pytest.raises(Unauthenticated):
-                await ring.owner(f"gw_{k:016x}_{'x' * 43}")
+                await ring.open(f"gw_{k:016x}_{'x' * 43}")
 
         await asyncio.gather(*(invent(k) for k in range(1000)))
         assert source.reads <= 3, "those that wait share a reading"

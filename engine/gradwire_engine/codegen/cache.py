@@ -126,6 +126,10 @@ class Cache:
                 os.utime(path)
         return entry
 
+    def nbytes(self) -> int:
+        """What the files in the directory take."""
+        return sum(size for _, size, _ in self._files())
+
     def put(self, kernel: Kernel, entry: Entry) -> None:
         """Store a compiled kernel: on disk, or in memory where that fails."""
         key = _key(kernel)
@@ -168,6 +172,16 @@ class Cache:
         if first:
             _log.warning("compiled kernels are kept in memory only: %s", error)
 
+    def _files(self) -> list[tuple[float, int, str]]:
+        """When each file in the directory was last used, its size and its path."""
+        files = []
+        with suppress(OSError), os.scandir(self.directory) as entries:
+            for entry in entries:
+                with suppress(OSError):  # another process may have deleted it
+                    about = entry.stat(follow_symlinks=False)
+                    files.append((about.st_mtime, about.st_size, entry.path))
+        return files
+
     def _shrink(self, added: int) -> None:
         """Delete the least recently used files, if the directory has grown beyond its bound."""
         with self._lock:
@@ -175,12 +189,7 @@ class Cache:
                 self._size += added
             if self._size is not None and self._size <= self._limit:
                 return
-            files = []
-            with suppress(OSError), os.scandir(self.directory) as entries:
-                for entry in entries:
-                    with suppress(OSError):  # another process may have deleted it
-                        about = entry.stat(follow_symlinks=False)
-                        files.append((about.st_mtime, about.st_size, entry.path))
+            files = self._files()
             size = sum(nbytes for _, nbytes, _ in files)
             now, wanted = time.time(), self._limit - self._limit // 8
             too_large = size > self._limit

@@ -62,11 +62,16 @@ class WorkerDied(Exception):
 
 @dataclass
 class Tally:
-    """What a compiler has done in this process: kernels, and seconds spent on them."""
+    """What a compiler has done in this process: kernels, and seconds spent on them.
+
+    `found` and `missed` count the kernels that were looked for in the cache.
+    """
 
     compiled: int = 0
     failed: int = 0
     seconds: float = 0.0
+    found: int = 0
+    missed: int = 0
 
 
 class Worker:
@@ -184,6 +189,10 @@ class Compiler:
         for kernel in kernels:
             entry = self.cache.get(kernel)
             with self._lock:
+                if entry is None:
+                    self.tally.missed += 1
+                else:
+                    self.tally.found += 1
                 future = self._wanted.get(kernel.digest) if entry is None else None
                 if future is None:
                     future = Future()

@@ -67,7 +67,7 @@ def readyz(call: Call) -> Reply:
 def metrics(call: Call) -> Reply:
     """`GET /metrics`: Prometheus text."""
     headers = {"Cache-Control": "no-store"}
-    return Reply(200, CONTENT_TYPE, [call.service.metrics.text()], headers)
+    return Reply(200, CONTENT_TYPE, [call.service.sight.metrics.text(call.service)], headers)
 
 
 def home(call: Call) -> Reply:

@@ -16,7 +16,7 @@ from gradwire_engine.errors import EngineError, InvalidOption, InvalidShape
 
 from ..dispatch import Handler, resource
 from ..elements import check_elements, types_of
-from ..http import Call, Reply, Stopwatch
+from ..http import Call, Reply
 from ..requests import RunRequest, execute_request, run_request
 
 __all__ = ["ROUTES"]
@@ -30,44 +30,50 @@ _RESULTS = {
 
 def run_session(mode: str, call: Call) -> Reply:
     """`POST /v1/sessions/{sid}/forward`, `/vjp` and `/jvp`."""
-    watch = Stopwatch()
-    wanted = run_request(call.document(), mode)
     sessions = call.service.sessions
-    return run(call, sessions.graph(sessions.find(call.owner, call.sid)), wanted, watch)
+    with call.watch.step("decode"):
+        wanted = run_request(call.document(), mode)
+        graph = sessions.graph(sessions.find(call.owner, call.sid))
+    return run(call, graph, wanted)
 
 
 def execute(call: Call) -> Reply:
     """`POST /v1/execute`."""
-    watch = Stopwatch()
-    wanted = execute_request(call.document())
     settings = call.service.settings
-    builder = Builder(
-        wanted.inputs, memory_limit=settings.memory_bytes, node_limit=settings.max_nodes
-    )
-    builder.append(wanted.entries)
-    outputs = {check_name(name): builder.resolve(ref) for name, ref in wanted.outputs.items()}
-    graph = builder.graph(outputs or None)
-    check_elements(types_of(graph), settings.max_elements)
-    return run(call, graph, wanted.run, watch)
+    with call.watch.step("decode"):
+        wanted = execute_request(call.document())
+        builder = Builder(
+            wanted.inputs, memory_limit=settings.memory_bytes, node_limit=settings.max_nodes
+        )
+        builder.append(wanted.entries)
+        outputs = {check_name(name): builder.resolve(ref) for name, ref in wanted.outputs.items()}
+        graph = builder.graph(outputs or None)
+        check_elements(types_of(graph), settings.max_elements)
+    return run(call, graph, wanted.run)
 
 
-def run(call: Call, graph: Graph, wanted: RunRequest, watch: Stopwatch) -> Reply:
+def run(call: Call, graph: Graph, wanted: RunRequest) -> Reply:
     """Run a graph and answer with its results."""
-    with _paths_under(wanted.tensors.prefix):
-        prepared = call.service.engine.prepare(graph, wanted.spec)
-    tensors = wanted.tensors.decode(
-        {path: (e.dtype, e.shape) for path, e in prepared.expects.items()}
-    )
-    watch.lap("decode")
-    with _paths_under(wanted.tensors.prefix):
-        call.stop.within(wanted.spec.deadline_ms)
-        result = prepared.execute(tensors, call.stop.deadline())
-    call.service.metrics.ran(result.tier)
-    watch.note("compile", result.compile_ms)
-    watch.note("execute", result.execute_ms)
+    watch = call.watch
+    with watch.step("decode"):
+        with _paths_under(wanted.tensors.prefix):
+            prepared = call.service.engine.prepare(graph, wanted.spec)
+        tensors = wanted.tensors.decode(
+            {path: (e.dtype, e.shape) for path, e in prepared.expects.items()}
+        )
+    try:
+        with _paths_under(wanted.tensors.prefix):
+            call.stop.within(wanted.spec.deadline_ms)
+            result = prepared.execute(tensors, call.stop.deadline())
+    except BaseException:
+        watch.lap("execute")  # how much of it was compiling is not known
+        raise
+    watch.note("compile", result.compile_ms / 1e3)
+    watch.note("execute", result.execute_ms / 1e3)
+    call.exchange.tier = result.tier
     headers = {"Gradwire-Tier": result.tier, "Cache-Control": "no-store"}
     groups = _RESULTS[wanted.spec.mode]
-    return call.results(result.results, groups, wanted.tensors.base64, headers, watch)
+    return call.results(result.results, groups, wanted.tensors.base64, headers)
 
 
 _PEEK = 2**16

@@ -1,0 +1,116 @@
+"""One request and its answer, as far as logs, metrics and traces care.
+
+An `Exchange` is made when a request arrives, travels in the ASGI scope, is filled in on the way and
+is read once, when the request is done. A `Stopwatch` is the part of it that says how long each step
+took; the `Server-Timing` header has it too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+__all__ = ["QUEUE", "Exchange", "Step", "Stopwatch", "exchange_of"]
+
+_KEY = "gradwire.exchange"
+
+QUEUE = "queue"
+"""The step of waiting for a thread."""
+
+CLIENT_LEFT = 499
+"""The status of a request whose client did not wait for the answer."""
+
+
+class Step(NamedTuple):
+    """A part of the work: when it began, on `time.perf_counter`, and what it took, in seconds."""
+
+    name: str
+    began: float
+    seconds: float
+
+
+class Stopwatch:
+    """Takes the time of steps that follow one another. To be used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """What has passed since the last lap or note was this step."""
+        self.note(name, time.perf_counter() - self._since)
+
+    def note(self, name: str, seconds: float) -> None:
+        """The first so many seconds since the last lap or note were this step, or more of it."""
+        if self.steps and self.steps[-1].name == name:
+            before = self.steps[-1]
+            self.steps[-1] = before._replace(seconds=before.seconds + seconds)
+        else:
+            self.steps.append(Step(name, self._since, seconds))
+        self._since += seconds
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """What is done in the block is this step, whether it succeeds or not."""
+        try:
+            yield
+        finally:
+            self.lap(name)
+
+    @property
+    def told(self) -> bool:
+        """Whether there is more to tell than how long the request waited."""
+        return any(name != QUEUE for name, _, _ in self.steps)
+
+    def header(self) -> str:
+        """The value of `Server-Timing`: milliseconds by step."""
+        return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, _, seconds in self.steps)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is known of a request; times on `time.perf_counter`, sizes in bytes of bodies as sent.
+
+    Attributes:
+        scope: The ASGI scope; empty where the request could not be read.
+        route: The template of its path, such as ``/v1/sessions/{sid}``, or ``none``.
+        method: An HTTP method that the route serves, or ``other``.
+        key: The id of the API key that came with it; never the key.
+        code: The error code of the answer, or nothing.
+        tier: What executed the run, or nothing.
+        pool: The threads that worked on it, or nothing.
+        fault: The exception behind an internal fault.
+    """
+
+    request_id: str
+    scope: MutableMapping[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+    seconds: float = 0.0
+    route: str = "none"
+    method: str = "other"
+    status: int = CLIENT_LEFT
+    started: bool = False
+    received: int = 0
+    sent: int = 0
+    key: str = ""
+    code: str = ""
+    tier: str = ""
+    pool: str = ""
+    watch: Stopwatch | None = None
+    fault: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self.scope[_KEY] = self
+
+    def end(self) -> None:
+        """The request is done."""
+        self.seconds = time.perf_counter() - self.began
+
+
+def exchange_of(scope: MutableMapping[str, Any]) -> Exchange:
+    """The exchange that a scope belongs to."""
+    found: Exchange = scope[_KEY]
+    return found
