@@ -8,7 +8,7 @@ TYPED  := client engine service tests scripts examples
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help setup demo test test-fast faults soak check format lint types imports generated fmt gen docs serve docker clean
+.PHONY: help setup demo test test-fast faults soak fuzz check format lint types imports generated fmt gen docs serve docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,11 @@ faults: $(VENV)/.dev ## the long fault tests: kills and full disks in earnest (a
 
 soak: $(VENV)/.dev ## half an hour of mixed load, memory watched
 	@$(BIN)/python -m pytest tests/soak --long --timeout 7200
+
+fuzz: $(VENV)/.dev ## hostile input: the decoder, 5,000 schemathesis cases, a million spoilt requests
+	@$(BIN)/python -m tests.fuzz.decoder
+	@$(BIN)/python -m pytest tests/contract/test_schemathesis.py --long --timeout 14400
+	@$(BIN)/python -m tests.fuzz.http
 
 check: format lint types imports generated ## everything CI checks beside the tests
 

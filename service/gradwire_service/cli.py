@@ -119,9 +119,9 @@ def _settings(options: dict[str, object]) -> Settings:
 def _serve(settings: Settings) -> int:
     if wants_tracing():
         import_opentelemetry()  # a worker would have to find out for itself
-    listener = _prepare(settings)
-    _announce(settings, listener)
-    _run(settings, listener)
+    with _prepare(settings) as listener:
+        _announce(settings, listener)
+        _run(settings, listener)
     return 0
 
 

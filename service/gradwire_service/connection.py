@@ -33,6 +33,9 @@ _LINGER = 2.0
 _LAST_CALL = 0.5
 """Seconds that a stopping server waits for a request which may be on its way already."""
 
+_LAST_LOOK = 0.01
+"""And then for the loop to have read what came: where it was busy, both are due at once."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -96,7 +99,9 @@ class Connection(HttpToolsProtocol):
             super().shutdown()
             return
         self._stopping = True
-        self.loop.call_later(_LAST_CALL, self._close_if_idle)
+        self.loop.call_later(
+            _LAST_CALL, lambda: self.loop.call_later(_LAST_LOOK, self._close_if_idle)
+        )
 
     def _close_if_idle(self) -> None:
         if not self._busy:

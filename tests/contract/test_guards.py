@@ -352,12 +352,21 @@ def run(server: Server, graph: dict[str, Any]) -> httpx.Response:
     return httpx.post(f"{server.url}/v1/execute", json=graph, timeout=120)
 
 
+def runs(server: Server) -> float:
+    """How many runs the server has, on threads and waiting for one."""
+    states = re.findall(
+        r'(?m)^gradwire_jobs{pool="run",state="\w+"} (\S+)', (server.http.get("/metrics").text)
+    )
+    return sum(map(float, states))
+
+
 def test_a_client_that_goes_away_frees_its_slot(narrow: Server) -> None:
     """Both the run and the one that waits would take minutes; their clients leave."""
     assert run(narrow, QUICK).status_code == 200
     with send_run(narrow, long_run()):
         with send_run(narrow, long_run()):
-            eventually(lambda: run(narrow, QUICK).status_code == 503)
+            eventually(lambda: runs(narrow) == 2)
+            assert run(narrow, QUICK).status_code == 503
         # The one that waited is gone: there is room to wait, though not to run.
         eventually(lambda: problem_code(run(narrow, HURRIED)) == "deadline_exceeded")
     eventually(lambda: run(narrow, QUICK).status_code == 200)
@@ -369,7 +378,7 @@ def test_so_does_one_that_had_asked_for_more(narrow: Server) -> None:
         for _ in range(2):
             connection = stack.enter_context(send_run(narrow, long_run()))
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        eventually(lambda: run(narrow, QUICK).status_code == 503)
+        eventually(lambda: runs(narrow) == 2)
     eventually(lambda: run(narrow, QUICK).status_code == 200)
     assert "Traceback" not in narrow.log()
 

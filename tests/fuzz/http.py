@@ -25,6 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import uvloop
 from tqdm import tqdm
@@ -41,7 +42,7 @@ PATIENCE = 60.0
 CLIENTS = 24
 SENTINEL = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "max_body_bytes": 2**20,
     "memory_bytes": 2**24,
     "max_elements": 2**20,
@@ -318,7 +319,7 @@ class Client:
                     line.transport.close()
                     self._line = None
                     break
-        except (Finding, ValueError, KeyError) as finding:
+        except (Finding, ValueError, KeyError, RecursionError) as finding:
             raise Finding(f"{finding}\nafter {data[:5000]!r}") from finding
         self._tally.sent(count)
         self._tally.slowest = max(self._tally.slowest, time.perf_counter() - began)
@@ -377,7 +378,7 @@ class Client:
                 if found[0].status >= 200:
                     self._tally.got(found[0], head=False)
                 line.buffer = line.buffer[found[1] :]
-        except (Finding, ValueError, KeyError) as finding:
+        except (Finding, ValueError, KeyError, RecursionError) as finding:
             raise Finding(f"{finding}\nafter {data[:5000]!r}") from finding
         line.transport.close()
 

@@ -62,7 +62,7 @@ def document(request: Request, random: Random) -> Request:
         return replace(request, body=frame)
     try:
         body = json.loads(request.body or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return request
     for _ in range(random.randint(1, 3)):
         body = _changed(body, random)

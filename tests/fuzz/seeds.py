@@ -86,7 +86,17 @@ def binary(method: str, path: str, body: Mapping[str, Any]) -> Request:
     return Request(method, path, kind, b"".join(bytes(chunk) for chunk in chunks))
 
 
-_SHAPES = ([], [1], [3], [2, 3], [3, 3], [2, 3, 4], [1, 2, 5, 5], [0], [2, 0])
+_SHAPES: tuple[list[int], ...] = (
+    [],
+    [1],
+    [3],
+    [2, 3],
+    [3, 3],
+    [2, 3, 4],
+    [1, 2, 5, 5],
+    [0],
+    [2, 0],
+)
 _DTYPES = ("float32", "float32", "float64", "int64", "bool")
 _ATTRIBUTES: list[Any] = [
     *(0, 1, 2, -1, 3, [0], [1, 0], [-1], [2, 3], [[0, 1]], [], True, False, 0.5, -1.5, None),
@@ -98,7 +108,7 @@ def program(random: random.Random) -> Request:
     """`execute` with an op of the catalogue, on operands and attributes that may even suit it."""
     op = random.choice(list(CATALOGUE.values()))
     shape = random.choice(_SHAPES)
-    inputs = []
+    inputs: list[dict[str, Any]] = []
     for k in range(random.randrange(1, 4)):
         here = shape if random.random() < 0.7 else random.choice(_SHAPES)
         inputs.append({"name": f"x{k}", "shape": here, "dtype": random.choice(_DTYPES)})
