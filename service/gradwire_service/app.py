@@ -27,9 +27,10 @@ from gradwire_engine import Engine
 from gradwire_engine.runtime import processors
 
 from .access import Access, with_cors
-from .bodies import Bodies
-from .dispatch import Disconnected, Receive, Resource, Scope, default_threads
+from .bodies import Bodies, Disconnected
+from .dispatch import Paths, Receive, Scope, default_threads
 from .errors import Draining, PayloadTooLarge, RouteNotFound, close_matches, problem_of
+from .homecoming import Homecoming
 from .http import Reply, Send
 from .metrics import Metrics
 from .pool import Pool
@@ -66,6 +67,7 @@ class Service:
     throttle: Throttle
     bodies: Bodies
     metrics: Metrics
+    homecoming: Homecoming
     draining: threading.Event
 
 
@@ -106,14 +108,11 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         await asyncio.wait([sweeping])
         await anyio.to_thread.run_sync(_close, service)
 
-    app = _App(chosen, routes=list(ROUTES), lifespan=lifespan)
-    app.router.redirect_slashes = False
-    app.router.default = _no_route
-    return app
+    return _App(chosen, routes=list(ROUTES), lifespan=lifespan)
 
 
 class _App(Starlette):
-    """Starlette's state, lifespan and routes, with `Guard` as the only layer around them.
+    """Starlette's state and lifespan, with `Guard` as the only layer around the routes.
 
     Where web pages may use the service there is one more, outside, so that refusals pass it too.
     """
@@ -124,7 +123,7 @@ class _App(Starlette):
 
     def build_middleware_stack(self) -> ASGIApp:
         # Starlette's layers turn exceptions into answers, which `Guard` does for all of them.
-        return with_cors(Guard(self.router), self._settings)
+        return with_cors(Guard(Paths(ROUTES), self.router), self._settings)
 
 
 def _open(settings: Settings, store: Store | None) -> Service:
@@ -161,6 +160,7 @@ def _open(settings: Settings, store: Store | None) -> Service:
         throttle=Throttle(settings.owner_rate),
         bodies=Bodies(settings.body_memory),
         metrics=Metrics(engine),
+        homecoming=Homecoming(),
         draining=threading.Event(),
     )
 
@@ -208,55 +208,65 @@ def _draining_on_sigterm(service: Service) -> Iterator[None]:
 
 
 class Guard:
-    """The outermost layer: request ids, and an answer of the contract for every exception."""
+    """The outermost layer: request ids, and an answer of the contract for every exception.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Args:
+        paths: What is served.
+        rest: The app for whatever is no HTTP request.
+    """
+
+    def __init__(self, paths: Paths, rest: ASGIApp) -> None:
+        self._paths = paths
+        self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI scope; only HTTP requests are touched."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._rest(scope, receive, send)
             return
+        service: Service = scope["app"].state.service
         request_id = _request_id(scope)
-        began, status, started = time.perf_counter(), 499, False
+        tag = _ID_HEADER, request_id.encode("ascii")
+        began, status = time.perf_counter(), None
+        found = self._paths.find(scope["path"])
 
         async def tagged(message: MutableMapping[str, Any]) -> None:
-            nonlocal started, status
-            if message["type"] == "http.response.start":
-                started, status = True, message["status"]
-                tag = (_ID_HEADER, request_id.encode("ascii"))
-                message = {**message, "headers": [*message.get("headers", ()), tag]}
+            nonlocal status
+            if status is None:
+                status = message["status"]
+                message["headers"].append(tag)
             await send(message)
 
         try:
-            scope["app"].state.service.access.check_page(scope)
-            await self._app(scope, receive, tagged)
+            service.access.check_page(scope)
+            if found is None:
+                path = scope["path"][:300]
+                raise RouteNotFound(path=path, suggestions=close_matches(path, self._paths.known))
+            resource, scope["path_params"] = found
+            await resource(scope, receive, tagged)
         except Disconnected:
             return
         except asyncio.CancelledError:
-            if started:
+            if status is not None:
                 raise
             # The server ends and will not wait longer: what it took is answered all the same.
             late = Draining(reason="it could not wait any longer")
             await _refuse(late, request_id, receive, tagged)
         except Exception as error:
-            if started:  # half an answer is out: cutting it off is all that is left
+            if status is not None:  # half an answer is out: cutting it off is all that is left
                 _log.exception("request %s: fault while answering", request_id)
                 raise
             await _refuse(error, request_id, receive, tagged)
         finally:
-            _observe(scope, status, time.perf_counter() - began)
-
-
-def _observe(scope: Scope, status: int, seconds: float) -> None:
-    """Count a request under the template of its path; ids and unknown paths are no labels."""
-    served = scope.get("endpoint")
-    route = served.path if isinstance(served, Resource) else "none"
-    method = scope["method"]
-    known = isinstance(served, Resource) and method in served.methods
-    service: Service = scope["app"].state.service
-    service.metrics.observe(route, method if known else "other", status, seconds)
+            # Counted under the template of its path; ids and unknown paths are no labels.
+            served = None if found is None else found[0]
+            known = served is not None and scope["method"] in served.methods
+            service.metrics.observe(
+                "none" if served is None else served.path,
+                scope["method"] if known else "other",
+                499 if status is None else status,
+                time.perf_counter() - began,
+            )
 
 
 async def _refuse(error: Exception, request_id: str, receive: Receive, send: Send) -> None:
@@ -280,15 +290,6 @@ async def _refuse(error: Exception, request_id: str, receive: Receive, send: Sen
         await send(dict(message))
 
     await reply.send(lingering)
-
-
-async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    """What the router calls where no route matches."""
-    del receive, send
-    if scope["type"] == "http":  # a WebSocket handshake is left to the server, which refuses it
-        path = scope["path"][:300]
-        known = [route.path for route in ROUTES]
-        raise RouteNotFound(path=path, suggestions=close_matches(path, known))
 
 
 _ID_HEADER = REQUEST_ID.lower().encode("ascii")
