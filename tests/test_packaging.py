@@ -33,7 +33,7 @@ def test_the_client_comes_alone(bare: Path) -> None:
     listed = run(bare / "python", "-m", "pip", "list", "--format", "json")
     names = {package["name"].lower() for package in json.loads(listed.stdout)}
     assert names <= {
-        *("gradwire", "httpx", "numpy"),
+        *("gradwire", "httpx", "numpy", "orjson"),
         *("anyio", "certifi", "h11", "httpcore", "idna", "typing_extensions"),  # those of httpx
         *("pip", "setuptools"),
     }

@@ -25,7 +25,6 @@ from gradwire import errors
 from gradwire.wire import json as wire_json
 from gradwire.wire import messages, safetensors
 from gradwire.wire.errors import WireError, read_problem
-from gradwire.wire.tensors import encode_tensor
 
 if TYPE_CHECKING:
     from gradwire.wire.tensors import Array
@@ -207,12 +206,12 @@ def _attempt(request: Request) -> Attempt:
 
 
 def _with_tensors(document: Mapping[str, object], tensors: Mapping[str, Array]) -> object:
-    """The document with the JSON form of each tensor put where its path says."""
+    """The document with each tensor, which `wire_json.dumps` writes, put where its path says."""
     if not tensors:
         return document
     whole = _copy(document)
     for path, array in tensors.items():
-        _place(whole, path, encode_tensor(array))
+        _place(whole, path, array)
     return whole
 
 

@@ -26,10 +26,11 @@ from gradwire_engine import Engine
 from gradwire_engine.runtime import processors
 
 from .access import Access, with_cors
-from .bodies import Bodies
-from .dispatch import Disconnected, Receive, Scope, default_threads
+from .bodies import Bodies, Disconnected
+from .dispatch import Paths, Receive, Scope, default_threads
 from .errors import Draining, PayloadTooLarge, RouteNotFound, close_matches, problem_of
 from .exchange import Exchange
+from .homecoming import Homecoming
 from .http import Reply, Send
 from .metrics import REFRESH_SECONDS, Metrics
 from .pool import Pool
@@ -68,6 +69,7 @@ class Service:
     throttle: Throttle
     bodies: Bodies
     sight: Sight
+    homecoming: Homecoming
     draining: threading.Event
 
 
@@ -109,14 +111,11 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         await asyncio.wait(chores)
         await anyio.to_thread.run_sync(_close, service)
 
-    app = _App(chosen, routes=list(ROUTES), lifespan=lifespan)
-    app.router.redirect_slashes = False
-    app.router.default = _no_route
-    return app
+    return _App(chosen, routes=list(ROUTES), lifespan=lifespan)
 
 
 class _App(Starlette):
-    """Starlette's state, lifespan and routes, with `Guard` as the only layer around them.
+    """Starlette's state and lifespan, with `Guard` as the only layer around the routes.
 
     Where web pages may use the service there is one more, outside, so that refusals pass it too.
     """
@@ -127,7 +126,7 @@ class _App(Starlette):
 
     def build_middleware_stack(self) -> ASGIApp:
         # Starlette's layers turn exceptions into answers, which `Guard` does for all of them.
-        return with_cors(Guard(self.router), self._settings)
+        return with_cors(Guard(Paths(ROUTES), self.router), self._settings)
 
 
 def _open(settings: Settings, store: Store | None) -> Service:
@@ -164,6 +163,7 @@ def _open(settings: Settings, store: Store | None) -> Service:
         throttle=Throttle(settings.owner_rate),
         bodies=Bodies(settings.body_memory),
         sight=Sight(Metrics(), open_tracing()),
+        homecoming=Homecoming(),
         draining=threading.Event(),
     )
 
@@ -221,36 +221,42 @@ def _draining_on_sigterm(service: Service) -> Iterator[None]:
 
 
 class Guard:
-    """The outermost layer: request ids, an answer of the contract for every exception, reports."""
+    """The outermost layer: request ids, an answer of the contract for every exception, reports.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Args:
+        paths: What is served.
+        rest: The app for whatever is no HTTP request.
+    """
+
+    def __init__(self, paths: Paths, rest: ASGIApp) -> None:
+        self._paths = paths
+        self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI scope; only HTTP requests are touched."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._rest(scope, receive, send)
             return
         exchange = Exchange(_request_id(scope), scope)
+        tag = _ID_HEADER, exchange.request_id.encode("ascii")
         service: Service = scope["app"].state.service
-
-        async def counted() -> MutableMapping[str, Any]:
-            message = await receive()
-            exchange.received += len(message.get("body", b""))
-            return message
+        found = self._paths.find(scope["path"])
 
         async def tagged(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 exchange.started, exchange.status = True, message["status"]
-                tag = (_ID_HEADER, exchange.request_id.encode("ascii"))
-                message = {**message, "headers": [*message.get("headers", ()), tag]}
+                message["headers"].append(tag)
             else:
                 exchange.sent += len(message.get("body", b""))
             await send(message)
 
         try:
             service.access.check_page(scope)
-            await self._app(scope, counted, tagged)
+            if found is None:
+                path = scope["path"][:300]
+                raise RouteNotFound(path=path, suggestions=close_matches(path, self._paths.known))
+            scope["endpoint"], scope["path_params"] = found
+            await found[0](scope, receive, tagged)
         except Disconnected:
             return
         except asyncio.CancelledError:
@@ -291,15 +297,6 @@ async def _refuse(error: Exception, exchange: Exchange, receive: Receive, send: 
         await send(dict(message))
 
     await reply.send(lingering)
-
-
-async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    """What the router calls where no route matches."""
-    del receive, send
-    if scope["type"] == "http":  # a WebSocket handshake is left to the server, which refuses it
-        path = scope["path"][:300]
-        known = [route.path for route in ROUTES]
-        raise RouteNotFound(path=path, suggestions=close_matches(path, known))
 
 
 _ID_HEADER = REQUEST_ID.lower().encode("ascii")

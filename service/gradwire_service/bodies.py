@@ -1,7 +1,7 @@
 """What a request body may cost: time, memory, and what it grows to when it is decompressed.
 
-`Bodies` is the memory that a process has for them. `paced` reads from a client as long as it keeps
-a modest speed. `expand` decompresses on a worker thread, bit by bit, so that a body
+`Bodies` is the memory that a process has for them. `paced` and `fill` read from a client as long as
+it keeps a modest speed. `expand` decompresses on a worker thread, bit by bit, so that a body
 which would grow beyond the limits is refused before it has.
 """
 
@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from .errors import (
     MalformedBody,
     Overloaded,
@@ -23,6 +25,7 @@ from .errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
+from .intake import Intake
 from .stop import Stop
 
 if sys.version_info >= (3, 14):
@@ -30,9 +33,25 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["ENCODINGS", "Bodies", "Held", "encoding_of", "expand", "paced", "zstd"]
+__all__ = [
+    "ENCODINGS",
+    "Bodies",
+    "Disconnected",
+    "Held",
+    "encoding_of",
+    "expand",
+    "fill",
+    "paced",
+    "spacious",
+    "zstd",
+]
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class Disconnected(Exception):
+    """The client went away before its body was complete, or before it was answered."""
+
 
 RATE = 1000
 """Bytes a second that a client has to send, and to read."""
@@ -138,6 +157,45 @@ def paced(receive: Receive, held: Held, seconds: float) -> Receive:
     return next_message
 
 
+_PART = 2**23
+"""How much of a body is read, and counted, at a time."""
+
+
+async def fill(intake: Intake, view: memoryview, held: Held, seconds: float) -> None:
+    """Read into memory as many bytes as it holds; the rules are those of `paced`.
+
+    Raises:
+        RequestTimeout, Overloaded: The client is too slow; memory is short.
+        Disconnected: The client went away.
+    """
+    began = since = time.monotonic()
+    at = counted = 0
+    while at < len(view):
+        part = view[at : at + _PART]
+        held.grow(len(part))
+        end = at + len(part)
+        while at < end:
+            now = time.monotonic()
+            if now >= since + seconds:
+                if at - counted < RATE * seconds:
+                    raise RequestTimeout(seconds=round(now - began, 1), received=at)
+                since, counted = now, at
+            at += await intake.read_into(view[at:end], since + seconds - now)
+            if at < end and intake.gone:
+                raise Disconnected
+
+
+def spacious(size: int, start: int = 0) -> memoryview:
+    """Memory of `size` bytes that nobody has touched, aligned for any kernel from `start` on."""
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    address: int = memory.__array_interface__["data"][0]
+    first = -(address + start) % _ALIGNMENT
+    return memory[first : first + size].data
+
+
+_ALIGNMENT = 64
+
+
 # -- compression -----------------------------------------------------------------------------------
 
 
@@ -204,7 +262,7 @@ def encoding_of(headers: Mapping[str, str]) -> str | None:
 
 
 def expand(
-    body: bytes | bytearray,
+    body: bytes | bytearray | memoryview,
     encoding: str,
     held: Held,
     stop: Stop,

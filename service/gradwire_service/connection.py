@@ -2,7 +2,9 @@
 
 uvicorn waits for ever for the rest of a request's headers, takes headers of any size, goes on
 reading a body that was answered already, and waits for ever for a client that does not read. Here
-each of these has an end. What happens to requests that are complete is the business of the app.
+each of these has an end. What happens to requests that are complete is the business of the app,
+which may read large bodies through an `Intake`. Answers leave in one system call, where uvicorn
+makes one for the head and one for the body.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gradwire.wire.messages import PROBLEM, REQUEST_ID
@@ -22,6 +25,7 @@ from gradwire.wire.messages import PROBLEM, REQUEST_ID
 from .bodies import RATE
 from .errors import HeadersTooLarge, MalformedBody, Overloaded, RequestTimeout, problem_of
 from .exchange import Exchange
+from .intake import BODY, SocketIntake
 from .settings import Settings
 from .sight import Sight
 
@@ -29,6 +33,12 @@ __all__ = ["Connection", "Rules"]
 
 _LINGER = 2.0
 """Seconds that a client has to end what it sends after it was answered."""
+
+_JOINED = 2**16
+"""The largest body, in bytes, that is worth being sent together with its head."""
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""The one thing that uvicorn writes ahead of an answer."""
 
 _LAST_CALL = 0.5
 """Seconds that a stopping server waits for a request which may be on its way already."""
@@ -65,6 +75,7 @@ class Connection(HttpToolsProtocol):
         self._rules = rules
         self._head: asyncio.TimerHandle | None = None  # runs while headers are awaited
         self._head_bytes = 0
+        self._piece = 0  # bytes that came last
         self._in_head = True
         self._tail: asyncio.TimerHandle | None = None  # runs while an answered body goes on
         self._unread: asyncio.TimerHandle | None = None  # runs while the client does not read
@@ -78,6 +89,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The client is there."""
         super().connection_made(transport)
+        self._answers = _Joined(transport)
         if len(self.connections) > self._rules.connections:
             self._refuse(Overloaded(reason=f"{self._rules.connections} connections are open"))
             return
@@ -118,8 +130,9 @@ class Connection(HttpToolsProtocol):
         """Bytes came."""
         if self._refused:
             return
+        self._piece = len(data)
         if self._in_head:
-            self._head_bytes += len(data)
+            self._head_bytes += self._piece
         super().data_received(data)
         if not (self._in_head and self._head_bytes) or self._refused:
             return
@@ -131,19 +144,43 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The headers of a request are there."""
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self._rules.header_bytes:
-            self._fault = HeadersTooLarge(limit=self._rules.header_bytes, actual=size)
-            raise self._fault
+        if self._head_bytes + self._piece > self._rules.header_bytes:  # else they cannot be
+            self._check_size()
         self._in_head = False
         if self._head is not None:
             self._head.cancel()
             self._head = None
         super().on_headers_complete()
+        cycle = self.cycle
         if not self.pipeline:
-            self._served = self.cycle
+            self._served = cycle
+        cycle.transport = self._answers  # type: ignore[assignment] # what it needs of one
+        cycle.scope["extensions"] = {BODY: SocketIntake(self)}  # type: ignore[dict-item]
         if self._stopping:
-            self.cycle.keep_alive = False
+            cycle.keep_alive = False
+
+    def _check_size(self) -> None:
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self._rules.header_bytes:
+            self._fault = HeadersTooLarge(limit=self._rules.header_bytes, actual=size)
+            raise self._fault
+
+    @property
+    def declared(self) -> int:
+        """The length that the request under way has stated of its body."""
+        return next(int(value) for name, value in self.headers if name == b"content-length")
+
+    def invite(self) -> None:
+        """Tell a client that asked that its body is welcome."""
+        if not self.transport.is_closing():
+            self.transport.write(_CONTINUE)
+        self.cycle.waiting_for_100_continue = False
+
+    def end_body(self) -> None:
+        """The rest of a body was read past the parser: what comes now is another request."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.on_message_complete()
+        self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         """A request is there, its body included."""
@@ -155,6 +192,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A request was answered."""
+        self._answers.end()
         if not self._in_head and self._tail is None:  # its body goes on, but nobody reads it
             self._tail = self.loop.call_later(_LINGER, self.transport.close)
         if self.pipeline:
@@ -252,3 +290,43 @@ class Connection(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(_LINGER, self.transport.close)
+
+
+class _Joined:
+    """What answers are written to: a head waits for what follows, and both leave together."""
+
+    __slots__ = ("_begun", "_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._begun = False
+        self._head: bytes | memoryview | None = None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Send something; what comes first of an answer is its head."""
+        if self._head is not None:
+            head, self._head = self._head, None
+            if len(data) <= _JOINED:
+                self._transport.writelines((head, data))
+                return
+            self._transport.write(head)
+        elif not self._begun and data != _CONTINUE:
+            self._begun, self._head = True, data
+            return
+        self._transport.write(data)
+
+    def end(self) -> None:
+        """An answer is complete, with a body or without."""
+        self._begun = False
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """End the connection once all is sent."""
+        self.end()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is about to end."""
+        return self._transport.is_closing()

@@ -11,7 +11,7 @@ import asyncio
 import math
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from gradwire.wire.messages import BINARY, JSON
 
-from .bodies import Held, encoding_of, expand, paced
+from .bodies import Disconnected, Held, encoding_of, expand, fill, paced, spacious
 from .errors import (
     Draining,
     MethodNotAllowed,
@@ -28,22 +28,20 @@ from .errors import (
     UnsupportedMediaType,
 )
 from .exchange import QUEUE, Stopwatch, exchange_of
-from .http import Call, Reply, Send, media_type
+from .http import Body, Call, Reply, Send, media_type
+from .intake import BODY, Intake
 from .keys import LOCAL
 from .pool import Job, Pool
 from .stop import Stop
 
 if TYPE_CHECKING:
     from .app import Service
+    from .settings import Settings
 
-__all__ = ["Disconnected", "Handler", "Receive", "Resource", "Scope", "read_body", "resource"]
+__all__ = ["Handler", "Paths", "Receive", "Resource", "Scope", "read_body", "resource"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-
-
-class Disconnected(Exception):
-    """The client went away before its body was complete, or before it was answered."""
 
 
 # -- bodies on the event loop ----------------------------------------------------------------------
@@ -64,40 +62,86 @@ def check_headers(headers: Mapping[str, str]) -> None:
             )
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes | bytearray:
-    """The whole body, read into one buffer.
+async def take_body(
+    scope: Scope, headers: Mapping[str, str], receive: Receive, held: Held, settings: Settings
+) -> Body:
+    """The whole body, by the shortest way that the server offers.
 
     Raises:
         PayloadTooLarge: By its declared length, before anything is read, or as soon as it grows
             beyond the limit.
+        RequestTimeout, Overloaded: The client is too slow; memory is short.
         Disconnected: The client went away.
+    """
+    limit, seconds = settings.max_body_bytes, settings.body_seconds
+    intake: Intake | None = scope.get("extensions", {}).get(BODY)
+    if intake is not None and intake.arrived:  # then nobody has to be waited for
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Disconnected
+        body: bytes = message["body"]
+        if len(body) > limit:
+            raise PayloadTooLarge(limit=limit, actual=len(body))
+        held.grow(len(body))
+        return body
+    declared = declared_length(headers, limit)
+    if intake is not None and declared is not None:
+        return await _read_into_place(headers, declared, intake, held, seconds)
+    return await read_body(declared, paced(receive, held, seconds), limit)
+
+
+async def _read_into_place(
+    headers: Mapping[str, str], declared: int, intake: Intake, held: Held, seconds: float
+) -> memoryview:
+    """A body of a declared length, at an address where the tensors of a binary one lie aligned."""
+    binary = media_type(headers.get("content-type", "")) == BINARY
+    head = memoryview(bytearray(min(8, declared) if binary else 0))
+    await fill(intake, head, held, seconds)
+    body = spacious(declared, len(head) + int.from_bytes(head, "little"))
+    body[: len(head)] = head
+    await fill(intake, body[len(head) :], held, seconds)
+    return body
+
+
+def declared_length(headers: Mapping[str, str], limit: int) -> int | None:
+    """What `Content-Length` says.
+
+    Raises:
+        PayloadTooLarge: It is beyond the limit.
     """
     text = headers.get("content-length", "")
     declared = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
     if declared is not None and declared > limit:
         raise PayloadTooLarge(limit=limit, actual=declared)
-    message = await receive()
-    chunk: bytes = message.get("body", b"")
-    if message["type"] == "http.request" and not message.get("more_body"):
-        if len(chunk) > limit:
-            raise PayloadTooLarge(limit=limit, actual=len(chunk))
-        return chunk
-    buffer = bytearray(declared or 0)
-    size = 0
-    while True:
+    return declared
+
+
+async def read_body(declared: int | None, receive: Receive, limit: int) -> Body:
+    """The whole body, put together from what `receive` gives.
+
+    Raises:
+        PayloadTooLarge: It has grown beyond the limit.
+        Disconnected: The client went away.
+    """
+    body: bytes | bytearray = b""
+    more = True
+    while more:
+        message = await receive()
         if message["type"] != "http.request":
             raise Disconnected
-        chunk = message.get("body", b"")
-        if size + len(chunk) > limit:
-            raise PayloadTooLarge(limit=limit, actual=size + len(chunk))
-        buffer[size : size + len(chunk)] = chunk
-        size += len(chunk)
-        if not message.get("more_body"):
-            break
-        message = await receive()
-    if size != len(buffer):
+        chunk: bytes = message.get("body", b"")
+        if len(body) + len(chunk) > limit:
+            raise PayloadTooLarge(limit=limit, actual=len(body) + len(chunk))
+        if not body:
+            body = chunk
+        else:
+            if isinstance(body, bytes):
+                body = bytearray(body)
+            body += chunk  # large memory grows without being copied: the pages move
+        more = message.get("more_body", False)
+    if declared is not None and len(body) != declared:
         raise Disconnected
-    return buffer
+    return body
 
 
 # -- work off the event loop -----------------------------------------------------------------------
@@ -203,14 +247,14 @@ class Resource:
         if not (self.vital or self.public):
             service.throttle.take(owner)
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        body: bytes | bytearray = b""
+        body: Body = b""
         encoding = None
         with service.bodies.hold() as held:
             if method in ("POST", "PUT"):
                 check_headers(headers)
                 encoding = encoding_of(headers)
-                source = paced(receive, held, settings.body_seconds)
-                body = await read_body(headers, source, settings.max_body_bytes)
+                body = await take_body(scope, headers, receive, held, settings)
+                exchange.received = held.size
             exchange.watch = Stopwatch()
             call = Call(
                 service=service,
@@ -278,6 +322,47 @@ def resource(
         public=public,
     )
     return Route(path, served)
+
+
+class Paths:
+    """Which resource a path belongs to: all patterns are one regular expression, asked once.
+
+    Attributes:
+        known: The templates of the paths.
+    """
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._by_group: dict[int, tuple[Resource, tuple[str, ...]]] = {}
+        self.known: list[str] = []
+        patterns = []
+        group = 1
+        for route in routes:
+            served: Any = route.endpoint  # as `resource` has made it
+            names: list[str] = []
+            pattern = ""
+            for text, name, kind in _PLACE.findall(route.path):
+                pattern += re.escape(text)
+                if name:
+                    names.append(name)
+                    pattern += "(.*)" if kind == "path" else "([^/]+)"
+            patterns.append(f"({pattern})")
+            self.known.append(route.path)
+            self._by_group[group] = served, tuple(names)
+            group += 1 + len(names)
+        self._pattern = re.compile("|".join(patterns))
+
+    def find(self, path: str) -> tuple[Resource, dict[str, str]] | None:
+        """What serves a path, and what stands in the places of its template."""
+        match = self._pattern.fullmatch(path)
+        if match is None or match.lastindex is None:
+            return None
+        resource, names = self._by_group[match.lastindex]  # the group that was closed last
+        first = match.lastindex + 1
+        return resource, dict(zip(names, match.groups()[first - 1 :], strict=False))
+
+
+_PLACE = re.compile(r"([^{]*)(?:\{(\w+)(?::(\w+))?\})?")
+"""A text in a template, and the place behind it: `{sid}` is one segment, `{ref:path}` any."""
 
 
 def default_threads() -> int:

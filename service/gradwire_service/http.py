@@ -10,8 +10,7 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from itertools import chain
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl
 
@@ -21,7 +20,7 @@ import orjson
 from gradwire.wire import json as wire_json
 from gradwire.wire import safetensors
 from gradwire.wire.messages import BINARY, JSON
-from gradwire.wire.tensors import EXACT, encode_tensor
+from gradwire.wire.tensors import tensor_document
 from gradwire_engine.errors import InvalidOption
 
 from .errors import MalformedBody, VersionConflict
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from .stop import Stop
 
 __all__ = [
+    "Body",
     "Call",
     "IfMatch",
     "Key",
@@ -45,9 +45,15 @@ __all__ = [
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Form = Literal["data", "base64", "binary"]
 Array = np.ndarray[Any, Any]
+Body = bytes | bytearray | memoryview
 
 
 # -- answers ---------------------------------------------------------------------------------------
+
+
+_PROMPT = 2**16
+"""An answer of more bytes has an empty end: it is sent when the client has read what came before,
+and until then the answer counts as under way."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Reply:
             headers.append((b"content-length", str(length).encode("ascii")))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         *first, last = self.chunks or (b"",)
+        if length > _PROMPT:
+            first, last = [*first, last], b""
         for chunk in first:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": last, "more_body": False})
@@ -89,48 +97,10 @@ def encode(document: object, form: Form) -> tuple[str, list[bytes | memoryview]]
 def _in_json(form: Literal["data", "base64"], value: object) -> object:
     """What stands in JSON for a value that JSON does not have."""
     if isinstance(value, np.ndarray):
-        return _tensor_document(value, form)
+        return tensor_document(value, form)
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"a {type(value).__name__} in an answer")
-
-
-def _tensor_document(array: Array, form: Literal["data", "base64"]) -> dict[str, Any]:
-    """As `encode_tensor`, but what JSON can hold is left to orjson, which writes float32 short."""
-    if form == "base64":
-        return dict(encode_tensor(array, form))
-    flat = np.ascontiguousarray(array).reshape(-1)
-    plain = _json_can_hold(flat)
-    data = orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY) if plain else _elements(flat)
-    shape = list(array.shape)
-    return {"dtype": array.dtype.name, "shape": shape, "data": orjson.Fragment(data)}
-
-
-_PART = 2**20
-
-
-def _elements(flat: Array) -> bytes:
-    """A list with words among its numbers, part by part: Python objects take ten times as much."""
-    parts = (_part(flat[start : start + _PART]) for start in range(0, flat.size, _PART))
-    return b"[" + b",".join(parts) + b"]"
-
-
-def _part(flat: Array) -> bytes:
-    if flat.dtype.kind != "f":
-        return orjson.dumps(encode_tensor(flat)["data"])[1:-1]
-    text = orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-    odd = flat[~np.isfinite(flat)]
-    signed = np.where(odd > 0, b'"Infinity"', b'"-Infinity"')
-    words = np.where(np.isnan(odd), b'"NaN"', signed).tolist()
-    # orjson writes null where there is no number, and nowhere else.
-    return b"".join(chain.from_iterable(zip(text.split(b"null"), [*words, b""], strict=True)))
-
-
-def _json_can_hold(array: Array) -> bool:
-    """Whether every element is a JSON number or bool that any reader keeps exact."""
-    if array.dtype.kind == "f":
-        return bool(np.isfinite(array).all())
-    return array.dtype.kind == "b" or bool((np.abs(array.astype(np.float64)) < EXACT).all())
 
 
 def _without_tensors(document: object, path: str, tensors: dict[str, Array]) -> object:
@@ -190,7 +160,7 @@ class Call:
     params: Mapping[str, str]
     query_string: bytes
     headers: Mapping[str, str]
-    body: bytes | bytearray
+    body: Body
     stop: Stop
     exchange: Exchange
 
@@ -205,10 +175,11 @@ class Call:
         """The session that the path names, by id or name."""
         return self.params["sid"]
 
-    @cached_property
+    @property
     def binary(self) -> bool:
         """Whether the body is safetensors."""
-        return media_type(self.headers.get("content-type", JSON)) == BINARY
+        given = self.headers.get("content-type", JSON)
+        return given != JSON and media_type(given) == BINARY
 
     def document(self) -> object:
         """The body as one document; the tensors of a binary body stand in it as arrays.

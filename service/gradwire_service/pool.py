@@ -142,11 +142,11 @@ class Pool:
     def _serve(self, job: Job[Any] | None) -> None:
         while job is not None:
             began = time.perf_counter()
-            if not job.stop.over:
-                _answer(job)
-            else:
-                _tell(job, None, job.stop.exceeded())
-            job = self._next(job.owner, time.perf_counter() - began)
+            outcome = _outcome(job)
+            # Whoever hears of the end finds the thread free.
+            after = self._next(job.owner, time.perf_counter() - began)
+            _tell(job, *outcome)
+            job = after
 
     def _next(self, done: str, seconds: float) -> Job[Any] | None:
         """The next job for this thread; a thread that has none goes idle."""
@@ -179,13 +179,14 @@ class Pool:
         return job
 
 
-def _answer(job: Job[T]) -> None:
+def _outcome(job: Job[T]) -> tuple[T | None, BaseException | None]:
+    """What came of a job: its result, or what it raised."""
+    if job.stop.over:
+        return None, job.stop.exceeded()
     try:
-        result = job.work()
+        return job.work(), None
     except BaseException as error:
-        _tell(job, None, error)
-    else:
-        _tell(job, result, None)
+        return None, error
 
 
 def _tell(job: Job[T], result: T | None, error: BaseException | None) -> None:

@@ -11,9 +11,10 @@ import dataclasses
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ from .store import (
 __all__ = ["SqliteStore"]
 
 SCHEMA_VERSION = 1
+
+_ROWS = 64
+"""The most rows that one statement writes; those of each number of rows are kept compiled."""
 
 
 _TABLES = """
@@ -206,7 +210,7 @@ class SqliteStore:
         self.write_blobs(entries)
         with self._write():
             number = self._insert(new, len(entries), limit, receipt)
-            self._insert_log(number, 0, entries)
+            self._insert_log((number, k, entry) for k, entry in enumerate(entries))
 
     def fork(
         self, source: SessionRow, version: int, new: NewSession, limit: int, receipt: Receipt | None
@@ -291,14 +295,52 @@ class SqliteStore:
             yield put
 
     def _commit(self, group: Sequence[Append]) -> Outcomes:
+        with suppress(Moved, AlreadyDone), self._write():
+            self._append_all(group)
+            return [None] * len(group)
         with self._write():
             return [self._append(append) for append in group]
+
+    def _append_all(self, group: Sequence[Append]) -> None:
+        """Write a whole group in a few statements.
+
+        Each statement gives up the interpreter's lock, which is slow to come back while there is
+        much else to do: a few statements for each append would take many times as long.
+
+        Raises:
+            Moved, AlreadyDone: There is something against some append; which one is to be found
+                out by `_append`.
+        """
+        moves: dict[int, list[Any]] = {}  # by session: from version, to version, when
+        for append in group:
+            move = moves.setdefault(append.number, [append.version, append.version, ""])
+            if append.line.broken or append.version != move[1]:
+                raise Moved
+            move[1:] = append.version + len(append.entries), append.updated_at
+        receipts = [append.receipt for append in group if append.receipt is not None]
+        scopes = {receipt.scope.columns for receipt in receipts}
+        if len(scopes) < len(receipts) or self._any_kept(scopes):
+            raise AlreadyDone
+        changed = self._sql.execute(
+            f"WITH move (session, start, stop, at) AS ({_values(4, len(moves))})"
+            " UPDATE sessions SET version = stop, updated_at = at FROM move"
+            " WHERE number = session AND version = start",
+            list(chain.from_iterable((number, *move) for number, move in moves.items())),
+        )
+        if changed.rowcount != len(moves):
+            raise Moved
+        self._insert_log(
+            (append.number, append.version + k, entry)
+            for append in group
+            for k, entry in enumerate(append.entries)
+        )
+        self._keep(receipts)
 
     def _append(self, append: Append) -> Exception | None:
         """Write one append of a group, unless there is something against it."""
         if append.line.broken:
             return Moved()
-        if append.receipt is not None and self._kept(append.receipt.scope):
+        if append.receipt is not None and self._any_kept([append.receipt.scope.columns]):
             return append.refuse(AlreadyDone())
         changed = self._sql.execute(
             "UPDATE sessions SET version = ?, updated_at = ? WHERE number = ? AND version = ?",
@@ -311,8 +353,10 @@ class SqliteStore:
         )
         if changed.rowcount != 1:
             return append.refuse(Moved())
-        self._insert_log(append.number, append.version, append.entries)
-        self._keep(append.receipt)
+        self._insert_log(
+            (append.number, append.version + k, entry) for k, entry in enumerate(append.entries)
+        )
+        self._keep([] if append.receipt is None else [append.receipt])
         return None
 
     def declare(
@@ -447,9 +491,9 @@ class SqliteStore:
         return found.fetchone() is not None
 
     def _insert(self, new: NewSession, version: int, limit: int, receipt: Receipt | None) -> int:
-        if receipt is not None and self._kept(receipt.scope):
+        if receipt is not None and self._any_kept([receipt.scope.columns]):
             raise AlreadyDone
-        self._keep(receipt)
+        self._keep([] if receipt is None else [receipt])
         held: int = self._sql.execute(
             "SELECT count(*) FROM sessions WHERE owner = ?", (new.owner,)
         ).fetchone()[0]
@@ -478,43 +522,70 @@ class SqliteStore:
         assert added.lastrowid is not None  # an insert that succeeded has one
         return added.lastrowid
 
-    def _insert_log(self, number: int, start: int, entries: Sequence[LogEntry]) -> None:
-        self._sql.executemany(
-            "INSERT INTO log VALUES (?, ?, ?)",
-            ((number, start + k, entry.document) for k, entry in enumerate(entries)),
-        )
-        for k, entry in enumerate(entries):
-            for sha256, array in entry.blobs.items():
-                # A delete elsewhere may have removed the file since it was written: not any more,
-                # as this transaction holds the write lock.
-                self._blobs.ensure(sha256, array)
-                self._sql.execute(
-                    "INSERT OR IGNORE INTO log_blobs VALUES (?, ?, ?)", (number, start + k, sha256)
-                )
+    def _insert_log(self, rows: Iterable[tuple[int, int, LogEntry]]) -> None:
+        """Add entries by session and position."""
+        rest = iter(rows)
+        while part := list(islice(rest, _ROWS)):
+            self._sql.execute(
+                f"INSERT INTO log {_values(3, len(part))}",
+                [
+                    value
+                    for number, position, entry in part
+                    for value in (number, position, entry.document)
+                ],
+            )
+            for number, position, entry in part:
+                for sha256, array in entry.blobs.items():
+                    # A delete elsewhere may have removed the file since it was written: not any
+                    # more, as this transaction holds the write lock.
+                    self._blobs.ensure(sha256, array)
+                    self._sql.execute(
+                        "INSERT OR IGNORE INTO log_blobs VALUES (?, ?, ?)",
+                        (number, position, sha256),
+                    )
 
-    def _kept(self, scope: Scope) -> bool:
+    def _any_kept(self, scopes: Collection[tuple[str, str, str, str]]) -> bool:
+        """Whether an answer is remembered under any of the keys."""
+        if not scopes:
+            return False
         found = self._sql.execute(
-            "SELECT 1 FROM receipts WHERE owner = ? AND route = ? AND session = ? AND key = ?"
-            " AND written > ?",
-            (*scope.columns, time.time() - self._retention),
+            "SELECT 1 FROM receipts WHERE (owner, route, session, key)"
+            f" IN ({_values(4, len(scopes))}) AND written > ? LIMIT 1",
+            [*chain.from_iterable(scopes), time.time() - self._retention],
         )
         return found.fetchone() is not None
 
-    def _keep(self, receipt: Receipt | None) -> None:
-        """Remember an answer; the caller has seen that the key is free."""
-        if receipt is None:
+    def _keep(self, receipts: Sequence[Receipt]) -> None:
+        """Remember answers; the caller has seen that their keys are free."""
+        if not receipts:
             return
         written = time.time()
         self._sql.execute("DELETE FROM receipts WHERE written <= ?", (written - self._retention,))
         self._sql.execute(
-            "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*receipt.scope.columns, receipt.digest, receipt.document, written),
+            f"INSERT OR REPLACE INTO receipts {_values(7, len(receipts))}",
+            list(
+                chain.from_iterable(
+                    (*receipt.scope.columns, receipt.digest, receipt.document, written)
+                    for receipt in receipts
+                )
+            ),
         )
+
+
+def _values(columns: int, rows: int) -> str:
+    """A table of so many rows, to be bound."""
+    return "VALUES " + ", ".join([f"({', '.join('?' * columns)})"] * rows)
 
 
 def _connect(path: str, patience: float) -> sqlite3.Connection:
     # Which thread calls does not matter, as every use is under a lock.
-    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(
+        path,
+        timeout=patience,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=512,
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from gradwire.wire import safetensors
 from gradwire.wire.errors import STATUS, WireError
 from gradwire.wire.tensors import decode_tensor
 from gradwire_engine.errors import catalogue
-from gradwire_service.dispatch import read_body
+from gradwire_service.dispatch import declared_length, read_body
 from gradwire_service.errors import PayloadTooLarge, from_wire, problem_of
 from gradwire_service.http import encode, prefers_binary
 
@@ -178,7 +178,7 @@ def test_encoding_takes_arrays_out_of_a_document() -> None:
 
 
 def test_words_among_numbers_are_encoded_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradwire_service.http._PART", 3)
+    monkeypatch.setattr("gradwire.wire.tensors._PART", 3)
     inf, nan = float("inf"), float("nan")
     floats = np.array([0.1, nan, 2.0, 3.5, -inf, inf, inf, -0.0], np.float32)
     ints = np.array([1, -(2**63), 2**53 - 1, 2**53, 0], np.int64)
@@ -214,27 +214,26 @@ def received(*chunks: bytes, gone: bool = False) -> Any:
     return receive
 
 
-def body_of(headers: dict[str, str], receive: Any, limit: int = 10) -> bytes:
-    return bytes(asyncio.run(read_body(headers, receive, limit)))
+def body_of(receive: Any, declared: int | None = None, limit: int = 10) -> bytes:
+    return bytes(asyncio.run(read_body(declared, receive, limit)))
 
 
 def test_bodies_are_joined_and_counted() -> None:
-    assert body_of({}, received(b"")) == b""
-    assert body_of({}, received(b"abc")) == b"abc"
-    assert body_of({}, received(b"abc", b"", b"defg")) == b"abcdefg"
-    assert body_of({"content-length": "7"}, received(b"abc", b"defg")) == b"abcdefg"
+    assert body_of(received(b"")) == b""
+    assert body_of(received(b"abc")) == b"abc"
+    assert body_of(received(b"abc", b"", b"defg")) == b"abcdefg"
+    assert body_of(received(b"abc", b"defg"), 7) == b"abcdefg"
     for chunks in ([b"a" * 11], [b"a" * 6, b"b" * 5]):
         with pytest.raises(PayloadTooLarge) as refused:
-            body_of({}, received(*chunks))
+            body_of(received(*chunks))
         assert (refused.value.limit, refused.value.actual) == (10, 11)
 
 
 def test_a_declared_length_is_refused_before_reading() -> None:
-    async def never() -> MutableMapping[str, Any]:
-        raise AssertionError("nothing should be read")
-
+    assert declared_length({"content-length": "10"}, 10) == 10
+    assert declared_length({}, 10) is None
     with pytest.raises(PayloadTooLarge) as refused:
-        body_of({"content-length": "11"}, never)
+        declared_length({"content-length": "11"}, 10)
     assert refused.value.actual == 11
 
 

@@ -1,21 +1,32 @@
 """JSON as the contract wants it: UTF-8, no bare NaN or Infinity, no key twice, integers exact.
 
-The standard parser does the work; its hooks refuse what it would let pass. They cost nothing per
-number: one call an object and one a non-finite token. A number beyond float64 (`1e400`) parses to
-an infinity, which no sound body can hold otherwise; who reads the number refuses it, as only it
-knows whether the place is a tensor.
+orjson reads and writes it. What it would let pass is found by a look at what it has read: a key
+that came twice, since then there are fewer keys than colons behind strings, and an integer of more
+than 64 bits, since that has become a float. Such a body, and one that orjson refuses, is read again
+by the standard parser, whose hooks name the fault, or which accepts it after all. A number beyond
+float64 (`1e400`) parses to an infinity, which no sound body can hold otherwise; who reads the
+number refuses it, as only it knows whether the place is a tensor.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, cast
+
+import numpy as np
+import orjson
 
 from gradwire.wire.errors import WireError
+from gradwire.wire.tensors import encode_tensor, tensor_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["dumps", "loads"]
 
+_KEY: Final = re.compile(rb'"\s*:')
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -27,7 +38,99 @@ def loads(body: bytes | bytearray | memoryview) -> object:
             Infinity, a key twice in one object, nesting deeper than the interpreter's stack, an
             integer of thousands of digits, a lone surrogate.
     """
-    raw = bytes(body)
+    try:
+        document: object = orjson.loads(body)
+    except ValueError:
+        return _strictly(bytes(body))
+    keys = _count_keys(document)
+    # In a string, too, a colon may follow a quote (an escaped one): then it is a second look.
+    if keys is None or keys != len(_KEY.findall(body)):
+        return _strictly(bytes(body))
+    return document
+
+
+def dumps(document: object) -> bytes:
+    """The document as compact UTF-8; an array in it stands for its tensor document.
+
+    Raises:
+        ValueError: A float in it, outside arrays, is not finite.
+    """
+    _refuse_non_finite(document)
+    try:
+        return orjson.dumps(document, default=_tensor)
+    except TypeError:  # an integer beyond 64 bits, a number of NumPy's, or nothing for JSON at all
+        text = json.dumps(
+            document,
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+            default=lambda array: encode_tensor(_array(array)),
+        )
+        return text.encode("utf-8")
+
+
+# -- what orjson leaves to be seen to --------------------------------------------------------------
+
+_INT64: Final = 2.0**63
+_LONG: Final = 64
+
+
+def _count_keys(document: object) -> int | None:
+    """How many members all objects have; None where some number may have been a longer integer."""
+    count = 0
+    rest = [document]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, dict):
+            members = cast("dict[str, object]", node)
+            count += len(members)
+            items: Iterable[object] = members.values()
+        elif isinstance(node, list):
+            items = cast("list[object]", node)
+            if len(items) > _LONG:
+                kinds = set(map(type, items))
+                # A list that has floats only is no list of integers, and one of them may be long.
+                if kinds <= {float} or not kinds & {float, dict, list}:
+                    continue
+        else:
+            items = (node,)
+        for item in items:
+            kind = type(item)
+            if kind is dict or kind is list:
+                rest.append(item)
+            elif kind is float and not -_INT64 < cast("float", item) < _INT64:
+                return None
+    return count
+
+
+def _refuse_non_finite(document: object) -> None:
+    """Raise `ValueError` for what orjson would write as null."""
+    rest = [document]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, dict):
+            rest.extend(cast("dict[str, object]", node).values())
+        elif isinstance(node, list | tuple):
+            rest.extend(cast("list[object]", node))
+        elif isinstance(node, float) and not math.isfinite(node):
+            raise ValueError(f"Out of range float values are not JSON compliant: {node!r}")
+
+
+def _tensor(value: object) -> object:
+    return tensor_document(_array(value))
+
+
+def _array(value: object) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    if isinstance(value, np.ndarray):
+        return cast("np.ndarray[tuple[int, ...], np.dtype[np.generic]]", value)
+    raise TypeError(f"a {type(value).__name__} is nothing that JSON has")
+
+
+# -- the standard parser ---------------------------------------------------------------------------
+
+
+def _strictly(raw: bytes) -> object:
+    """What `loads` promises, at length: the document, or the fault."""
     if not raw.strip():
         raise _malformed("it is empty; a JSON document belongs there")
     try:
@@ -48,16 +151,6 @@ def loads(body: bytes | bytearray | memoryview) -> object:
     except ValueError:
         raise _malformed("it holds an integer of too many digits") from None
     return document
-
-
-def dumps(document: object) -> bytes:
-    """The document as compact UTF-8.
-
-    Raises:
-        ValueError: A float in it is not finite (`tensors.encode_tensor` writes those as strings).
-    """
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8")
 
 
 def _malformed(reason: str) -> WireError:

@@ -66,20 +66,14 @@ async def append_swiftly(call: Call) -> Reply | None:
     staged = sessions.stage(call.owner, call.sid, wanted, call.if_match, call.key)
     if staged is None:
         return None
-    loop = asyncio.get_running_loop()
-    durable = loop.create_future()
-    staged.committed.add_done_callback(lambda _: loop.call_soon_threadsafe(_settle, durable))
+    durable = asyncio.get_running_loop().create_future()
+    staged.committed.add_done_callback(lambda _: call.service.homecoming.announce(durable))
     await durable
     try:
         staged.committed.result()
     except (Moved, AlreadyDone):
         return None
     return call.reply(staged.document, 201, _state(staged.document))
-
-
-def _settle(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():  # as it is where the request was given up
-        waiter.set_result(None)
 
 
 def declare(call: Call) -> Reply:
@@ -124,7 +118,6 @@ def data(call: Call, ref: str) -> Reply:
     return call.tensor(array, headers=_FRESH)
 
 
-# The router asks them in turn, so the busiest comes first.
 ROUTES = (
     resource("/v1/sessions/{sid}/nodes", post=append, swift=append_swiftly),
     resource("/v1/sessions", get=index, post=create),
