@@ -47,15 +47,14 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, Self, TypeAlias, Type
 from gradwire._values import literal, spread
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from gradwire._tensor import Operand
+    from gradwire._values import TensorLike
 
 __all__ = ["ONE_SHAPE", "OPS", "SAME_TYPE", "Either", "SessionOps", "TensorOps"]
 
 T = TypeVar("T")
 
-Either: TypeAlias = "Mapping[str, tuple[Operand | ArrayLike | None, str | None]]"
+Either: TypeAlias = "Mapping[str, tuple[Operand | TensorLike | None, str | None]]"
 """Parameters that are an operand or an attribute; with the dtype of the latter if a tensor."""
 
 '''

@@ -70,6 +70,16 @@ def test_train_digits_on_a_running_server(tmp_path: Path, url: str) -> None:
     assert f"The server is at {url}" in output
 
 
+def test_train_resident(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.npz"
+    output = example("train_resident.py", "--epochs", "5", "--out", str(weights))
+    accuracy = re.search(r"Test accuracy: ([\d.]+)%", output)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 90.0
+    assert "16,896 bytes; 38,440 bytes of weights stay" in output
+    assert weights.exists()
+
+
 def test_rest_walkthrough() -> None:
     output = example("rest_walkthrough.py")
     assert "422 shape_mismatch: matmul: operand b" in output
@@ -90,7 +100,9 @@ def test_graphm_style() -> None:
     assert "value 0.0 tangent 0.786447" in output
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/guide.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/index.md", "docs/guide.md", "docs/resident.md"]
+)
 def test_python_on_the_page(page: str, url: str, tmp_path: Path) -> None:
     program = "\n".join(blocks(page, "python")).replace("http://127.0.0.1:8000", url)
     path = tmp_path / "page.py"
@@ -102,7 +114,8 @@ def test_python_on_the_page(page: str, url: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize(
-    ("page", "refusals"), [("README.md", ["shape_mismatch"]), ("docs/rest.md", [])]
+    ("page", "refusals"),
+    [("README.md", ["shape_mismatch"]), ("docs/rest.md", []), ("docs/resident.md", [])],
 )
 def test_curl_on_the_page(page: str, refusals: list[str], url: str) -> None:
     program = "\n".join(blocks(page, "bash")).replace("http://127.0.0.1:8000", url)

@@ -17,14 +17,23 @@ from __future__ import annotations
 from gradwire import errors
 from gradwire._client import AsyncClient, Client, connect, connect_async, local
 from gradwire._function import AsyncFunction, Function, JvpResult, VjpResult
+from gradwire._resident import (
+    AsyncResidentTensor,
+    AsyncResidentTensors,
+    ResidentTensor,
+    ResidentTensors,
+    TensorInfo,
+)
 from gradwire._session import AsyncSession, Session
 from gradwire._tensor import AsyncTensor, Tensor
-from gradwire._values import Input, Literal
+from gradwire._values import Input, Literal, TensorLike
 from gradwire.errors import ConnectionFailed, GradwireError, TimedOut
 
 __all__ = [
     "AsyncClient",
     "AsyncFunction",
+    "AsyncResidentTensor",
+    "AsyncResidentTensors",
     "AsyncSession",
     "AsyncTensor",
     "Client",
@@ -34,8 +43,12 @@ __all__ = [
     "Input",
     "JvpResult",
     "Literal",
+    "ResidentTensor",
+    "ResidentTensors",
     "Session",
     "Tensor",
+    "TensorInfo",
+    "TensorLike",
     "TimedOut",
     "VjpResult",
     "connect",

@@ -14,15 +14,15 @@ from gradwire import _exchanges as exchanges
 from gradwire._connection import AsyncConnection, Config, Connection
 from gradwire._progress import NewMeter, bars
 from gradwire._protocol import RetryPolicy
+from gradwire._resident import AsyncResidentTensors, ResidentTensors
 from gradwire._session import AsyncSession, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from numpy.typing import ArrayLike
-
-    from gradwire._exchanges import Groups
+    from gradwire._exchanges import Groups, Store
+    from gradwire._runs import Feed
     from gradwire._values import InputLike
     from gradwire.wire.messages import OpDocument, Ref, SessionSummary
 
@@ -41,12 +41,17 @@ Mode = Literal["forward", "vjp", "jvp"]
 class Client:
     """A server, over one pool of connections; a context manager that closes it.
 
-    Sessions made here stay on the server when the client is closed.
+    Sessions made here stay on the server when the client is closed, and so do resident tensors.
+
+    Attributes:
+        tensors: The resident tensors: `client.tensors["w"] = w`, `f(..., w=client.tensors["w"])`.
     """
 
     def __init__(self, http: httpx.Client, config: Config | None = None) -> None:
         self._connection = Connection(http, config or Config())
         self._http = http
+        binary = self._connection.config.binary
+        self.tensors = ResidentTensors(self._connection.perform, binary=binary)
 
     @property
     def url(self) -> str:
@@ -76,7 +81,8 @@ class Client:
                 (`{"x": ((3,), "float64")}`), or an `Input`.
             name: A name for it, unique among yours.
         """
-        return Session(self._connection, self._connection.perform(exchanges.create(inputs, name)))
+        document = self._connection.perform(exchanges.create(inputs, name))
+        return Session(self._connection, document)
 
     def open(self, session: str) -> Session:
         """The session of that id or name.
@@ -102,10 +108,11 @@ class Client:
         nodes: Sequence[Mapping[str, object]],
         *,
         mode: Mode = "forward",
-        feed: Mapping[str, ArrayLike] | None = None,
+        feed: Feed | None = None,
         outputs: Mapping[str, Ref] | None = None,
-        cotangents: Mapping[str, ArrayLike] | None = None,
-        tangents: Mapping[str, ArrayLike] | None = None,
+        cotangents: Feed | None = None,
+        tangents: Feed | None = None,
+        store: Store | None = None,
         **run: object,
     ) -> Groups:
         """Runs a whole graph in one request; nothing of it is kept.
@@ -118,6 +125,8 @@ class Client:
             outputs: The graph's outputs by name; by default the last node.
             cotangents: By output (vjp).
             tangents: By input (jvp).
+            store: Results that become resident tensors, by path: `{"outputs/w": "w"}`; references
+                come back in their place.
             run: Further fields of the run: `wrt`, `in_axes`, `reduce`, `transforms`, ...
 
         Returns:
@@ -130,6 +139,8 @@ class Client:
             {"mode": mode, **run},
             {"inputs": feed, "cotangents": cotangents, "tangents": tangents},
             binary=self._connection.config.binary,
+            refer=self.tensors.__getitem__,
+            store=store,
         )
         return self._connection.perform(exchange)
 
@@ -159,6 +170,8 @@ class AsyncClient:
     def __init__(self, http: httpx.AsyncClient, config: Config | None = None) -> None:
         self._connection = AsyncConnection(http, config or Config())
         self._http = http
+        binary = self._connection.config.binary
+        self.tensors = AsyncResidentTensors(self._connection.perform, binary=binary)
 
     @property
     def url(self) -> str:
@@ -209,10 +222,11 @@ class AsyncClient:
         nodes: Sequence[Mapping[str, object]],
         *,
         mode: Mode = "forward",
-        feed: Mapping[str, ArrayLike] | None = None,
+        feed: Feed | None = None,
         outputs: Mapping[str, Ref] | None = None,
-        cotangents: Mapping[str, ArrayLike] | None = None,
-        tangents: Mapping[str, ArrayLike] | None = None,
+        cotangents: Feed | None = None,
+        tangents: Feed | None = None,
+        store: Store | None = None,
         **run: object,
     ) -> Groups:
         """As `Client.execute`."""
@@ -223,6 +237,8 @@ class AsyncClient:
             {"mode": mode, **run},
             {"inputs": feed, "cotangents": cotangents, "tangents": tangents},
             binary=self._connection.config.binary,
+            refer=self.tensors.__getitem__,
+            store=store,
         )
         return await self._connection.perform(exchange)
 

@@ -7,21 +7,23 @@ ends in the result. A client performs it, with or without `await`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from gradwire import errors
 from gradwire._protocol import Answer, Exchange, Request, idempotency_key, segment
-from gradwire._values import InputLike, Literal, as_tensor, by_name, input_specs, plain
+from gradwire._values import InputLike, Literal, Reference, as_sent, by_name, input_specs, plain
 from gradwire.wire.errors import WireError
-from gradwire.wire.tensors import decode_tensor
+from gradwire.wire.messages import TENSOR_GROUPS
+from gradwire.wire.tensors import decode_tensor, encode_tensor
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
+    from gradwire._values import Refer, Sent, TensorLike
     from gradwire.wire.messages import (
         JvpAvailability,
         OpDocument,
         Ref,
+        ResidentDocument,
+        ResidentList,
         SessionDocument,
         SessionList,
         ValueDocument,
@@ -30,18 +32,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Groups",
+    "Store",
     "create",
     "declare",
     "delete",
+    "delete_tensor",
     "execute",
     "fork",
+    "has_tensor",
     "jvp_availability",
     "limits",
     "op",
     "ops",
     "page",
     "perform_run",
+    "put_tensor",
     "read",
+    "stored_names",
+    "tensor_data",
+    "tensor_info",
+    "tensor_page",
     "transform",
     "value",
     "value_data",
@@ -49,6 +59,8 @@ __all__ = [
 
 T = TypeVar("T")
 Groups = dict[str, "dict[str, Array]"]
+Store: TypeAlias = "Mapping[str, str | Reference]"
+"""Results that become resident tensors: names, or tensors to replace, by path (`outputs/w`)."""
 
 
 def create(inputs: Mapping[str, InputLike], name: str | None) -> Exchange[SessionDocument]:
@@ -65,7 +77,7 @@ def fork(sid: str, version: int | None, name: str | None) -> Exchange[SessionDoc
 def transform(
     sid: str,
     document: Mapping[str, object],
-    inputs: Mapping[str, Array],
+    inputs: Mapping[str, Sent],
     name: str | None,
     *,
     binary: bool,
@@ -114,10 +126,7 @@ def value(sid: str, ref: int | str, shape: Sequence[int] | None) -> Exchange[Val
 def value_data(sid: str, ref: int | str) -> Exchange[Array]:
     """The array behind a const."""
     path = f"{_session(sid)}/values/{segment(str(ref))}/data"
-    answer = yield Request("GET", path, binary_answer=True)
-    if answer.tensors:
-        return next(iter(answer.tensors.values()))
-    return _decode(answer.document, "data")
+    return _lone_tensor((yield Request("GET", path, binary_answer=True)))
 
 
 def jvp_availability(sid: str) -> Exchange[JvpAvailability]:
@@ -147,16 +156,47 @@ def op(name: str) -> Exchange[OpDocument]:
 def perform_run(
     path: str,
     document: Mapping[str, object],
-    tensors: Mapping[str, Array],
+    tensors: Mapping[str, Sent],
     *,
     binary: bool,
-    sources: tuple[str | None, ...] = (),
+    refer: Refer,
+    store: Store | None = None,
 ) -> Exchange[Groups]:
-    """A run, and its results by group (`outputs`, `gradients`, `tangents`) and name."""
+    """A run, and its results by group (`outputs`, `gradients`, `tangents`) and name.
+
+    Those that `store` names by path become resident tensors; in their place are references.
+    """
+    names = stored_names(store)
     answer = yield Request(
-        "POST", path, document, tensors, binary=binary, binary_answer=binary, sources=sources
+        "POST",
+        path,
+        _with_store(document, names),
+        tensors,
+        binary=binary,
+        binary_answer=binary,
+        # Run twice, a step that reads what it stores would be made twice.
+        repeatable=not names,
     )
-    return _groups(answer)
+    groups = _groups(answer)
+    for where, name in names.items():
+        group, _, key = where.partition("/")
+        groups.setdefault(group, {})[key] = cast("Array", refer(name))
+    return groups
+
+
+def stored_names(store: Store | None) -> dict[str, str]:
+    """The names of the resident tensors that results become, by the results' paths."""
+    named = by_name("results to store", store or {}, "'w'").items()
+    return {path: to.name if isinstance(to, Reference) else to for path, to in named}
+
+
+def _with_store(document: Mapping[str, object], names: Mapping[str, str]) -> Mapping[str, object]:
+    if not names:
+        return document
+    run = document.get("run")
+    if isinstance(run, Mapping):
+        return {**document, "run": {**cast("Mapping[str, object]", run), "store": names}}
+    return {**document, "store": names}
 
 
 def execute(
@@ -164,18 +204,20 @@ def execute(
     nodes: Sequence[Mapping[str, object]],
     outputs: Mapping[str, Ref] | None,
     run: Mapping[str, object],
-    feeds: Mapping[str, Mapping[str, ArrayLike] | None],
+    feeds: Mapping[str, Mapping[str, TensorLike] | None],
     *,
     binary: bool,
+    refer: Refer,
+    store: Store | None,
 ) -> Exchange[Groups]:
     """A whole graph and its run."""
     specs = input_specs(inputs)
     dtypes = {spec["name"]: spec.get("dtype") for spec in specs}
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, Sent] = {}
     for group, values in feeds.items():
         for name, value in by_name(group, values or {}).items():
             dtype = dtypes.get(name) if group != "cotangents" else None
-            tensors[f"run/{group}/{name}"] = as_tensor(value, dtype, f"{group}[{name!r}]")
+            tensors[f"run/{group}/{name}"] = as_sent(value, dtype, f"{group}[{name!r}]")
     entries: list[dict[str, object]] = []
     for k, entry in enumerate(nodes):
         attrs = cast("Mapping[str, object]", entry.get("attrs") or {})
@@ -186,7 +228,70 @@ def execute(
     document: dict[str, object] = {"inputs": specs, "nodes": entries, "run": dict(run)}
     if outputs is not None:
         document["outputs"] = dict(outputs)
-    return perform_run("/v1/execute", document, tensors, binary=binary)
+    return perform_run("/v1/execute", document, tensors, binary=binary, refer=refer, store=store)
+
+
+# -- resident tensors ------------------------------------------------------------------------------
+
+
+def put_tensor(
+    name: str, value: TensorLike, version: int | None, *, new: bool, binary: bool
+) -> Exchange[ResidentDocument]:
+    """Keep a tensor; at a version, only in the place of that one; `new`, only where is none."""
+    headers = {} if version is None else {"If-Match": f'"{version}"'}
+    if new:
+        headers["If-None-Match"] = "*"
+    sent = as_sent(value, what=f"tensors[{name!r}]")
+    document: Mapping[str, object] | None = None
+    tensors: dict[str, Sent] = {}
+    if isinstance(sent, Reference):
+        document = sent.document()
+    elif binary:
+        tensors["value"] = sent
+    else:
+        document = encode_tensor(sent)
+    answer = yield Request(
+        "PUT",
+        _tensor(name),
+        document,
+        tensors,
+        binary=binary,
+        headers=headers,
+        repeatable=not headers,
+    )
+    return cast("ResidentDocument", answer.document)
+
+
+def tensor_data(name: str) -> Exchange[Array]:
+    """The array that a resident tensor is."""
+    return _lone_tensor((yield Request("GET", _tensor(name), binary_answer=True)))
+
+
+def tensor_info(name: str) -> Exchange[ResidentDocument]:
+    """What the server says of a resident tensor."""
+    answer = yield Request("GET", _tensor(name), query={"data": "false"})
+    return cast("ResidentDocument", answer.document)
+
+
+def has_tensor(name: str) -> Exchange[bool]:
+    """Whether there is a resident tensor of that name."""
+    try:
+        yield Request("GET", _tensor(name), query={"data": "false"})
+    except errors.TensorNotFound:
+        return False
+    return True
+
+
+def tensor_page(cursor: str | None) -> Exchange[ResidentList]:
+    """One page of the caller's resident tensors."""
+    query = {"limit": "1000", **({} if cursor is None else {"cursor": cursor})}
+    answer = yield Request("GET", "/v1/tensors", query=query)
+    return cast("ResidentList", answer.document)
+
+
+def delete_tensor(name: str) -> Exchange[None]:
+    """The end of a resident tensor."""
+    yield Request("DELETE", _tensor(name))
 
 
 # -- parts -----------------------------------------------------------------------------------------
@@ -196,6 +301,10 @@ def _session(sid: str) -> str:
     return f"/v1/sessions/{segment(sid)}"
 
 
+def _tensor(name: str) -> str:
+    return f"/v1/tensors/{segment(name)}"
+
+
 def _named(document: Mapping[str, object], name: str | None) -> dict[str, object]:
     return {**document, **({} if name is None else {"name": name})}
 
@@ -203,7 +312,7 @@ def _named(document: Mapping[str, object], name: str | None) -> dict[str, object
 def _created(
     path: str,
     document: Mapping[str, object],
-    tensors: Mapping[str, Array] | None = None,
+    tensors: Mapping[str, Sent] | None = None,
     *,
     binary: bool = False,
 ) -> Exchange[SessionDocument]:
@@ -218,11 +327,19 @@ def _groups(answer: Answer) -> Groups:
     document = answer.document
     if isinstance(document, dict):
         for group, members in cast("dict[str, dict[str, object]]", document).items():
-            groups[group] = {n: _decode(t, f"{group}/{n}") for n, t in members.items()}
+            if group in TENSOR_GROUPS:
+                groups[group] = {n: _decode(t, f"{group}/{n}") for n, t in members.items()}
     for path, array in answer.tensors.items():
         group, _, name = path.partition("/")
         groups.setdefault(group, {})[name] = array
     return groups
+
+
+def _lone_tensor(answer: Answer) -> Array:
+    """The array of an answer that is one tensor."""
+    if answer.tensors:
+        return next(iter(answer.tensors.values()))
+    return _decode(answer.document, "data")
 
 
 def _decode(document: object, path: str) -> Array:

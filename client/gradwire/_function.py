@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, cast
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
+    from gradwire._exchanges import Store
     from gradwire._protocol import Exchange
     from gradwire._runs import Feed, Reduce, RunPlan
+    from gradwire._values import TensorLike
     from gradwire.wire.tensors import Array
 
 __all__ = ["AsyncFunction", "Function", "JvpResult", "VjpResult"]
@@ -132,26 +132,36 @@ class Function(_Base[OutT]):
         return type(self)(plan, self._perform, single=self._single)
 
     def __call__(
-        self, inputs: Feed | None = None, *, reduce: Reduce = None, **named: ArrayLike
+        self,
+        inputs: Feed | None = None,
+        *,
+        reduce: Reduce = None,
+        store: Store | None = None,
+        **named: TensorLike,
     ) -> OutT:
         """The outputs.
 
         Args:
+            store: Results that become resident tensors, by path: `{"outputs/w": "w"}`; references
+                come back in their place.
             inputs: Input arrays by name.
             reduce: Under `vmap`: "sum" or "mean" over the samples, for all outputs or by path
                 (`{"outputs/loss": "mean"}`).
             named: Input arrays by name.
         """
-        return self._shaped(self._perform(self._plan.forward({**(inputs or {}), **named}, reduce)))
+        return self._shaped(
+            self._perform(self._plan.forward({**(inputs or {}), **named}, reduce, store))
+        )
 
     def vjp(
         self,
-        cotangent: ArrayLike | Feed | None = None,
+        cotangent: TensorLike | Feed | None = None,
         *,
         wrt: Sequence[str] | None = None,
         reduce: Reduce = None,
+        store: Store | None = None,
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> VjpResult[OutT]:
         """The outputs, and the cotangent pulled back to the inputs.
 
@@ -161,11 +171,13 @@ class Function(_Base[OutT]):
             wrt: Inputs whose gradients are wanted; by default every differentiable one.
             reduce: Under `vmap`: "sum" or "mean" over the samples, for the gradients of all
                 unmapped inputs or by path (`{"gradients/w": "mean"}`).
+            store: Results that become resident tensors, by path: `{"outputs/w": "w"}`; references
+                come back in their place.
             inputs: Input arrays by name.
             named: Input arrays by name.
         """
         feed = {**(inputs or {}), **named}
-        outputs, gradients = self._perform(self._plan.vjp(cotangent, wrt, feed, reduce))
+        outputs, gradients = self._perform(self._plan.vjp(cotangent, wrt, feed, reduce, store))
         return VjpResult(self._shaped(outputs), gradients)
 
     def value_and_grad(
@@ -173,8 +185,9 @@ class Function(_Base[OutT]):
         wrt: Sequence[str] | None = None,
         *,
         reduce: Reduce = None,
+        store: Store | None = None,
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> VjpResult[OutT]:
         """The value of a single scalar output, and its gradients.
 
@@ -182,11 +195,13 @@ class Function(_Base[OutT]):
             wrt: Inputs whose gradients are wanted; by default every differentiable one.
             reduce: Under `vmap`: "sum" or "mean" over the samples, for the value and the gradients
                 of all unmapped inputs, or by path.
+            store: Results that become resident tensors, by path: `{"outputs/w": "w"}`; references
+                come back in their place.
             inputs: Input arrays by name.
             named: Input arrays by name.
         """
         feed = {**(inputs or {}), **named}
-        exchange = self._plan.vjp(None, wrt, feed, reduce, reduce_outputs=True)
+        exchange = self._plan.vjp(None, wrt, feed, reduce, store, reduce_outputs=True)
         outputs, gradients = self._perform(exchange)
         return VjpResult(self._shaped(outputs), gradients)
 
@@ -195,19 +210,22 @@ class Function(_Base[OutT]):
         tangents: Feed,
         *,
         reduce: Reduce = None,
+        store: Store | None = None,
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> JvpResult[OutT]:
         """The outputs, and the tangents pushed forward to them.
 
         Args:
             tangents: By input name; those left out are zero.
             reduce: Under `vmap`, as in a call.
+            store: Results that become resident tensors, by path: `{"outputs/w": "w"}`; references
+                come back in their place.
             inputs: Input arrays by name.
             named: Input arrays by name.
         """
         feed = {**(inputs or {}), **named}
-        outputs, pushed = self._perform(self._plan.jvp(tangents, feed, reduce))
+        outputs, pushed = self._perform(self._plan.jvp(tangents, feed, reduce, store))
         return JvpResult(self._shaped(outputs), self._shaped(pushed))
 
     def hvp(
@@ -215,10 +233,10 @@ class Function(_Base[OutT]):
         v: Feed,
         *,
         wrt: Sequence[str] | None = None,
-        cotangent: ArrayLike | None = None,
+        cotangent: TensorLike | None = None,
         reduce: Reduce = None,
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> dict[str, Array]:
         """The Hessian of a single output times a vector, by input name, in one request.
 
@@ -239,7 +257,7 @@ class Function(_Base[OutT]):
         *,
         mode: Literal["auto", "reverse", "forward"] = "auto",
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> dict[str, Array]:
         """The Jacobian of a single output by input name, each of shape output + input.
 
@@ -257,7 +275,7 @@ class Function(_Base[OutT]):
         wrt: Sequence[str] | None = None,
         *,
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> dict[str, dict[str, Array]]:
         """The Hessian of a single scalar output: `h["x"]["w"]` is of shape x + w.
 
@@ -282,24 +300,32 @@ class AsyncFunction(_Base[OutT]):
         return type(self)(plan, self._perform, single=self._single)
 
     async def __call__(
-        self, inputs: Feed | None = None, *, reduce: Reduce = None, **named: ArrayLike
+        self,
+        inputs: Feed | None = None,
+        *,
+        reduce: Reduce = None,
+        store: Store | None = None,
+        **named: TensorLike,
     ) -> OutT:
         """As `Function.__call__`."""
         feed = {**(inputs or {}), **named}
-        return self._shaped(await self._perform(self._plan.forward(feed, reduce)))
+        return self._shaped(await self._perform(self._plan.forward(feed, reduce, store)))
 
     async def vjp(
         self,
-        cotangent: ArrayLike | Feed | None = None,
+        cotangent: TensorLike | Feed | None = None,
         *,
         wrt: Sequence[str] | None = None,
         reduce: Reduce = None,
+        store: Store | None = None,
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> VjpResult[OutT]:
         """As `Function.vjp`."""
         feed = {**(inputs or {}), **named}
-        outputs, gradients = await self._perform(self._plan.vjp(cotangent, wrt, feed, reduce))
+        outputs, gradients = await self._perform(
+            self._plan.vjp(cotangent, wrt, feed, reduce, store)
+        )
         return VjpResult(self._shaped(outputs), gradients)
 
     async def value_and_grad(
@@ -307,13 +333,14 @@ class AsyncFunction(_Base[OutT]):
         wrt: Sequence[str] | None = None,
         *,
         reduce: Reduce = None,
+        store: Store | None = None,
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> VjpResult[OutT]:
         """As `Function.value_and_grad`."""
         feed = {**(inputs or {}), **named}
         outputs, gradients = await self._perform(
-            self._plan.vjp(None, wrt, feed, reduce, reduce_outputs=True)
+            self._plan.vjp(None, wrt, feed, reduce, store, reduce_outputs=True)
         )
         return VjpResult(self._shaped(outputs), gradients)
 
@@ -322,12 +349,13 @@ class AsyncFunction(_Base[OutT]):
         tangents: Feed,
         *,
         reduce: Reduce = None,
+        store: Store | None = None,
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> JvpResult[OutT]:
         """As `Function.jvp`."""
         feed = {**(inputs or {}), **named}
-        outputs, pushed = await self._perform(self._plan.jvp(tangents, feed, reduce))
+        outputs, pushed = await self._perform(self._plan.jvp(tangents, feed, reduce, store))
         return JvpResult(self._shaped(outputs), self._shaped(pushed))
 
     async def hvp(
@@ -335,10 +363,10 @@ class AsyncFunction(_Base[OutT]):
         v: Feed,
         *,
         wrt: Sequence[str] | None = None,
-        cotangent: ArrayLike | None = None,
+        cotangent: TensorLike | None = None,
         reduce: Reduce = None,
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> dict[str, Array]:
         """As `Function.hvp`."""
         feed = {**(inputs or {}), **named}
@@ -350,7 +378,7 @@ class AsyncFunction(_Base[OutT]):
         *,
         mode: Literal["auto", "reverse", "forward"] = "auto",
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> dict[str, Array]:
         """As `Function.jacobian`."""
         feed = {**(inputs or {}), **named}
@@ -361,7 +389,7 @@ class AsyncFunction(_Base[OutT]):
         wrt: Sequence[str] | None = None,
         *,
         inputs: Feed | None = None,
-        **named: ArrayLike,
+        **named: TensorLike,
     ) -> dict[str, dict[str, Array]]:
         """As `Function.hessian`."""
         return await self._perform(self._plan.hessian(wrt, {**(inputs or {}), **named}))

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, Self, TypeAlias, Type
 from gradwire._values import literal, spread
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from gradwire._tensor import Operand
+    from gradwire._values import TensorLike
 
 __all__ = ["ONE_SHAPE", "OPS", "SAME_TYPE", "Either", "SessionOps", "TensorOps"]
 
 T = TypeVar("T")
 
-Either: TypeAlias = "Mapping[str, tuple[Operand | ArrayLike | None, str | None]]"
+Either: TypeAlias = "Mapping[str, tuple[Operand | TensorLike | None, str | None]]"
 """Parameters that are an operand or an attribute; with the dtype of the latter if a tensor."""
 
 OPS: Final = frozenset(
@@ -419,7 +418,7 @@ class SessionOps(Generic[T]):
         """
         return self._apply("concat_vectors", (a, b), {}, name=name)
 
-    def const(self, value: ArrayLike, *, name: str | None = None) -> T:
+    def const(self, value: TensorLike, *, name: str | None = None) -> T:
         """The tensor ``value``; its derivative is zero."""
         return self._apply("const", (), {"value": literal(value)}, name=name)
 
@@ -662,7 +661,7 @@ class SessionOps(Generic[T]):
         x: Operand,
         idx: Operand | None = None,
         *,
-        indices: ArrayLike | None = None,
+        indices: TensorLike | None = None,
         name: str | None = None,
     ) -> T:
         """Rows of the matrix ``x`` at ``idx``; out of range (negative too) gives a row of zeros.
@@ -704,7 +703,7 @@ class SessionOps(Generic[T]):
         x: Operand,
         idx: Operand | None = None,
         *,
-        indices: ArrayLike | None = None,
+        indices: TensorLike | None = None,
         name: str | None = None,
     ) -> T:
         """Entries of the vector ``x`` at ``idx``; out of range (negative too) gives 0 and no gradient.
@@ -919,7 +918,7 @@ class SessionOps(Generic[T]):
         wv: Operand,
         wo: Operand,
         x: Operand,
-        mask: Operand | ArrayLike | None = None,
+        mask: Operand | TensorLike | None = None,
         *,
         num_heads: int,
         name: str | None = None,
@@ -1654,7 +1653,7 @@ class TensorOps:
         self,
         idx: Operand | None = None,
         *,
-        indices: ArrayLike | None = None,
+        indices: TensorLike | None = None,
         name: str | None = None,
     ) -> Self:
         """Rows of the matrix ``x`` at ``idx``; out of range (negative too) gives a row of zeros.
@@ -1690,7 +1689,7 @@ class TensorOps:
         self,
         idx: Operand | None = None,
         *,
-        indices: ArrayLike | None = None,
+        indices: TensorLike | None = None,
         name: str | None = None,
     ) -> Self:
         """Entries of the vector ``x`` at ``idx``; out of range (negative too) gives 0 and no gradient.

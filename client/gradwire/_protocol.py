@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 
 from gradwire import errors
+from gradwire._values import Reference
 from gradwire.wire import json as wire_json
 from gradwire.wire import messages, safetensors
 from gradwire.wire.errors import WireError, read_problem
 
 if TYPE_CHECKING:
+    from gradwire._values import Sent
     from gradwire.wire.tensors import Array
 
 __all__ = [
@@ -61,7 +63,7 @@ class Request:
         method: The HTTP method.
         path: Below the base URL, its parts already quoted.
         document: The JSON body without the tensors; None for no body.
-        tensors: Arrays by their path in the document.
+        tensors: Arrays, or references to resident ones, by their path in the document.
         binary: Send the tensors as safetensors; else as JSON.
         binary_answer: Ask for the answer as safetensors.
         query: Query parameters.
@@ -73,7 +75,7 @@ class Request:
     method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     document: Mapping[str, object] | None = None
-    tensors: Mapping[str, Array] = field(default_factory=dict[str, "Array"])
+    tensors: Mapping[str, Sent] = field(default_factory=dict[str, "Sent"])
     binary: bool = False
     binary_answer: bool = False
     query: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -195,23 +197,25 @@ def _attempt(request: Request) -> Attempt:
     wanted = messages.BINARY if request.binary_answer else messages.JSON
     headers = {"Accept": f"{wanted}, {messages.PROBLEM}", **request.headers}
     chunks: list[bytes | memoryview] = []
-    if request.binary and request.tensors:
+    arrays = {p: t for p, t in request.tensors.items() if not isinstance(t, Reference)}
+    placed = {p: t.document() for p, t in request.tensors.items() if isinstance(t, Reference)}
+    if request.binary and arrays:
         headers["Content-Type"] = messages.BINARY
-        chunks += safetensors.pack(request.tensors, request.document, "request")
+        document = request.document and _with_tensors(request.document, placed)
+        chunks += safetensors.pack(arrays, document, "request")
     elif request.document is not None:
         headers["Content-Type"] = messages.JSON
-        whole = _with_tensors(request.document, request.tensors)
-        chunks.append(wire_json.dumps(whole))
+        chunks.append(wire_json.dumps(_with_tensors(request.document, {**arrays, **placed})))
     return Attempt(request.method, request.path, request.query, headers, tuple(chunks))
 
 
-def _with_tensors(document: Mapping[str, object], tensors: Mapping[str, Array]) -> object:
+def _with_tensors(document: Mapping[str, object], tensors: Mapping[str, object]) -> object:
     """The document with each tensor, which `wire_json.dumps` writes, put where its path says."""
     if not tensors:
         return document
     whole = _copy(document)
-    for path, array in tensors.items():
-        _place(whole, path, array)
+    for path, tensor in tensors.items():
+        _place(whole, path, tensor)
     return whole
 
 

@@ -22,13 +22,12 @@ from gradwire._ops import ONE_SHAPE, Either
 from gradwire._protocol import Exchange, Request, idempotency_key, segment
 from gradwire._shapes import FLOATS, told_dtype, told_shape
 from gradwire._tensor import BaseTensor, Operand, Slot, slot_of
-from gradwire._values import Literal, as_tensor, by_name, plain
+from gradwire._values import Literal, Reference, as_sent, as_tensor, by_name, plain
 from gradwire.wire.messages import MAX_SOURCE
 from gradwire.wire.tensors import encode_tensor
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
+    from gradwire._values import Refer, Sent, TensorLike
     from gradwire.wire.messages import AppendResponse, NodeDocument, SessionDocument
     from gradwire.wire.tensors import Array
 
@@ -48,7 +47,7 @@ class Pending(Generic[TensorT]):
 
     document: dict[str, object]
     operands: Sequence[BaseTensor | RawRef]
-    tensors: dict[str, Array]
+    tensors: dict[str, Sent]
     result: TensorT
     source: str | None
     serial: int
@@ -63,6 +62,7 @@ class Recorder(Generic[TensorT]):
         make: Makes a handle for a slot.
         flush_now: Sends what is pending and waits for it; None where only an `await` can.
         flush_later: The same to be awaited, where it can be.
+        refer: Makes references to resident tensors.
         binary: Whether large tensors travel as safetensors.
         keep_sources: Whether ops carry the caller's file and line.
     """
@@ -71,6 +71,7 @@ class Recorder(Generic[TensorT]):
     make: Callable[[Slot], TensorT]
     flush_now: Callable[[], None] | None = None
     flush_later: Callable[[], Awaitable[None]] | None = None
+    refer: Refer = Reference
     binary: bool = True
     keep_sources: bool = True
     name: str | None = None
@@ -119,7 +120,7 @@ class Recorder(Generic[TensorT]):
             elif tensor_dtype is None:
                 static[parameter] = value
             else:
-                static[parameter] = Literal(as_tensor(value, tensor_dtype))
+                static[parameter] = Literal(as_sent(value, tensor_dtype))
         while given and given[-1] is None:
             given.pop()
         source = caller() if self.keep_sources else None
@@ -257,7 +258,10 @@ class Recorder(Generic[TensorT]):
         named = (self.by_name.get(h) if isinstance(h, str) else h for h in handles)
         slots = [None if handle is None else slot_of(handle) for handle in named]
         if op == "const" and isinstance(literal := attrs.get("value"), Literal):
-            return literal.array.shape, literal.array.dtype.name
+            array = literal.array
+            if isinstance(array, Reference):
+                return None, None
+            return array.shape, array.dtype.name
         dtypes = [None if slot is None else slot.dtype for slot in slots]
         dtype = dtypes[0] if shape is not None else told_dtype(op, dtypes, attrs)
         if shape is None:
@@ -269,7 +273,7 @@ class Recorder(Generic[TensorT]):
         self,
         document: dict[str, object],
         operands: Sequence[BaseTensor | RawRef],
-        tensors: dict[str, Array],
+        tensors: dict[str, Sent],
         source: str | None,
         told: tuple[tuple[int, ...] | None, str | None] = (None, None),
     ) -> TensorT:
@@ -314,7 +318,7 @@ class Recorder(Generic[TensorT]):
 
     def _append_request(self, entries: Sequence[Pending[TensorT]]) -> Request:
         nodes: list[dict[str, object]] = []
-        tensors: dict[str, Array] = {}
+        tensors: dict[str, Sent] = {}
         internal = False
         mine = {id(slot_of(entry.result)) for entry in entries}
         for k, entry in enumerate(entries):
@@ -330,7 +334,7 @@ class Recorder(Generic[TensorT]):
             if entry.source is not None:
                 node["source"] = entry.source
             for attribute, array in entry.tensors.items():
-                if array.size > _INLINE and self.binary:
+                if isinstance(array, Reference) or (array.size > _INLINE and self.binary):
                     tensors[f"nodes/{k}/attrs/{attribute}"] = array
                 else:
                     attrs = cast("dict[str, object]", node.get("attrs") or {})
@@ -463,8 +467,8 @@ class Recorder(Generic[TensorT]):
         wrt: Sequence[str] | None,
         axis_size: int | None,
         in_axes: Mapping[str, int] | None,
-        inputs: Mapping[str, ArrayLike] | None,
-    ) -> tuple[dict[str, object], dict[str, Array]]:
+        inputs: Mapping[str, TensorLike] | None,
+    ) -> tuple[dict[str, object], dict[str, Sent]]:
         """A transform as a request states it, and the tensors of its point."""
         document: dict[str, object] = {"transform": transform}
         if outputs is not None:
@@ -479,8 +483,8 @@ class Recorder(Generic[TensorT]):
             document["inputs"] = {}
         return document, self.feed(inputs or {})
 
-    def feed(self, values: Mapping[str, ArrayLike], what: str = "inputs") -> dict[str, Array]:
-        """Values as arrays of the dtypes that the inputs of those names have.
+    def feed(self, values: Mapping[str, TensorLike], what: str = "inputs") -> dict[str, Sent]:
+        """Values as references, or arrays of the dtypes that the inputs of those names have.
 
         Raises:
             TypeError: They are not given by name, or one is made of no numbers.
@@ -488,9 +492,7 @@ class Recorder(Generic[TensorT]):
         """
         known = self.inputs
         return {
-            name: as_tensor(
-                value, known[name].dtype if name in known else None, f"{what}[{name!r}]"
-            )
+            name: as_sent(value, known[name].dtype if name in known else None, f"{what}[{name!r}]")
             for name, value in by_name(what, values).items()
         }
 
@@ -500,13 +502,13 @@ class Recorder(Generic[TensorT]):
 
 def _entry(
     op: str, attrs: Mapping[str, object], name: str | None
-) -> tuple[dict[str, object], dict[str, Array]]:
+) -> tuple[dict[str, object], dict[str, Sent]]:
     document, tensors = _attributes({k: v for k, v in attrs.items() if v is not None})
     named: dict[str, object] = {} if name is None else {"name": name}
     return {"op": op, **document, **named}, tensors
 
 
-def _attributes(attrs: Mapping[str, object]) -> tuple[dict[str, object], dict[str, Array]]:
+def _attributes(attrs: Mapping[str, object]) -> tuple[dict[str, object], dict[str, Sent]]:
     tensors = {k: v.array for k, v in attrs.items() if isinstance(v, Literal)}
     rest = {k: plain(v) for k, v in attrs.items() if not isinstance(v, Literal)}
     return ({"attrs": rest} if rest else {}), tensors

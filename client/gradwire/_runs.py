@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from gradwire._exchanges import Groups, perform_run
+from gradwire._exchanges import Groups, Store, perform_run
 from gradwire._protocol import Exchange, segment
 from gradwire._tensor import BaseTensor, slot_of
-from gradwire._values import as_tensor, by_name
+from gradwire._values import as_sent, by_name
 from gradwire.wire.tensors import DTYPES
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from gradwire._recorder import Recorder
+    from gradwire._values import Sent, TensorLike
     from gradwire.wire.tensors import Array
 
 __all__ = ["Feed", "Reduce", "RunPlan"]
 
-Feed: TypeAlias = "Mapping[str, ArrayLike]"
+Feed: TypeAlias = "Mapping[str, TensorLike]"
 Reduction: TypeAlias = Literal["sum", "mean"]
 Reduce: TypeAlias = "Reduction | Mapping[str, Reduction] | None"
 """How results are reduced over the mapped axis: one word, or a word by path (`gradients/w`)."""
@@ -52,18 +51,19 @@ class RunPlan:
     in_axes: Mapping[str, int] = field(default_factory=dict[str, int])
     options: Mapping[str, object] = field(default_factory=dict[str, object])
 
-    def forward(self, inputs: Feed, reduce: Reduce) -> Exchange[Arrays]:
+    def forward(self, inputs: Feed, reduce: Reduce, store: Store | None = None) -> Exchange[Arrays]:
         """The outputs."""
         document = self._document(reduce, [f"outputs/{key}" for key in self._keys()])
-        groups = yield from self._run("forward", document, self._inputs(inputs))
+        groups = yield from self._run("forward", document, self._inputs(inputs), store)
         return self._named(groups["outputs"])
 
     def vjp(
         self,
-        cotangent: ArrayLike | Feed | None,
+        cotangent: TensorLike | Feed | None,
         wrt: Sequence[str] | None,
         inputs: Feed,
         reduce: Reduce,
+        store: Store | None = None,
         *,
         reduce_outputs: bool = False,
     ) -> Exchange[tuple[Arrays, Arrays]]:
@@ -79,10 +79,12 @@ class RunPlan:
         given = self._cotangents(cotangent)
         if self.in_axes and given:
             document["in_axes"] = {**self._axes(), **dict.fromkeys(given, 0)}
-        groups = yield from self._run("vjp", document, {**self._inputs(inputs), **given})
+        groups = yield from self._run("vjp", document, {**self._inputs(inputs), **given}, store)
         return self._named(groups["outputs"]), _ordered(groups.get("gradients", {}), order)
 
-    def jvp(self, tangents: Feed, inputs: Feed, reduce: Reduce) -> Exchange[tuple[Arrays, Arrays]]:
+    def jvp(
+        self, tangents: Feed, inputs: Feed, reduce: Reduce, store: Store | None = None
+    ) -> Exchange[tuple[Arrays, Arrays]]:
         """The outputs and their tangents."""
         by_name("tangents", tangents)
         keys = self._keys()
@@ -92,7 +94,7 @@ class RunPlan:
         axes = {f"tangents/{n}": a for n, a in self.in_axes.items() if n in tangents}
         if axes:
             document["in_axes"] = {**self._axes(), **axes}
-        groups = yield from self._run("jvp", document, {**self._inputs(inputs), **given})
+        groups = yield from self._run("jvp", document, {**self._inputs(inputs), **given}, store)
         return self._named(groups["outputs"]), self._named(groups["tangents"])
 
     def hvp(
@@ -100,7 +102,7 @@ class RunPlan:
         v: Feed,
         wrt: Sequence[str] | None,
         inputs: Feed,
-        cotangent: ArrayLike | None,
+        cotangent: TensorLike | None,
         reduce: Reduce,
         *,
         every: bool = False,
@@ -136,7 +138,7 @@ class RunPlan:
         if axes:
             document["in_axes"] = {**self._axes(), **axes}
         tensors = {**self._inputs(inputs), **self._feed("tangents", v)}
-        tensors[f"inputs/{role}"] = as_tensor(cotangent, dtype)
+        tensors[f"inputs/{role}"] = as_sent(cotangent, dtype)
         groups = yield from self._run("jvp", document, tensors)
         return {name: groups["tangents"][derived] for name, derived in names.items()}
 
@@ -197,10 +199,22 @@ class RunPlan:
     # -- parts -------------------------------------------------------------------------------------
 
     def _run(
-        self, route: str, document: Mapping[str, object], tensors: Mapping[str, Array]
+        self,
+        route: str,
+        document: Mapping[str, object],
+        tensors: Mapping[str, Sent],
+        store: Store | None = None,
     ) -> Exchange[Groups]:
         path = f"/v1/sessions/{segment(self.recorder.id)}/{route}"
-        return perform_run(path, document, tensors, binary=self.recorder.binary)
+        named = by_name("results to store", store or {}, "'w'")
+        return perform_run(
+            path,
+            document,
+            tensors,
+            binary=self.recorder.binary,
+            refer=self.recorder.refer,
+            store={self._translated(path): to for path, to in named.items()},
+        )
 
     def _document(self, reduce: Reduce, paths: Sequence[str]) -> dict[str, object]:
         document = dict(self.options)
@@ -237,23 +251,23 @@ class RunPlan:
             return results
         return {key: results[_key(output)] for key, output in self.outputs.items()}
 
-    def _inputs(self, values: Feed) -> Arrays:
+    def _inputs(self, values: Feed) -> dict[str, Sent]:
         return self._feed("inputs", values)
 
-    def _feed(self, group: str, values: Feed) -> Arrays:
+    def _feed(self, group: str, values: Feed) -> dict[str, Sent]:
         """Values as arrays by path, of the dtypes that their inputs have."""
         return {f"{group}/{name}": a for name, a in self.recorder.feed(values, group).items()}
 
-    def _cotangents(self, cotangent: ArrayLike | Feed | None) -> Arrays:
+    def _cotangents(self, cotangent: TensorLike | Feed | None) -> dict[str, Sent]:
         if cotangent is None:
             return {}
         if not isinstance(cotangent, Mapping):
             key, _ = self._sole("a cotangent without a name")
             cotangent = {key: cotangent}
-        arrays: Arrays = {}
+        arrays: dict[str, Sent] = {}
         for key, value in cotangent.items():
             output = (self.outputs or {}).get(key, key)
-            array = as_tensor(value, self._dtype(output), f"cotangent[{key!r}]")
+            array = as_sent(value, self._dtype(output), f"cotangent[{key!r}]")
             arrays[f"cotangents/{_key(output)}"] = array
         return arrays
 

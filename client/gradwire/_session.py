@@ -17,16 +17,16 @@ from gradwire._connection import AsyncConnection, Connection
 from gradwire._function import AsyncFunction, Function
 from gradwire._ops import SessionOps
 from gradwire._recorder import Recorder, alternatives
+from gradwire._resident import AsyncResidentTensor, ResidentTensor
 from gradwire._runs import RunPlan
 from gradwire._tensor import AsyncTensor, BaseTensor, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from numpy.typing import ArrayLike
-
     from gradwire._ops import Either
     from gradwire._protocol import Exchange
+    from gradwire._runs import Feed
     from gradwire._tensor import Operand
     from gradwire.wire.messages import (
         JvpAvailability,
@@ -229,6 +229,7 @@ class Session(BaseSession[Tensor]):
                 document["id"],
                 Tensor,
                 flush_now=self.flush,
+                refer=lambda name: ResidentTensor(name, connection.perform),
                 binary=config.binary,
                 keep_sources=config.keep_sources,
             )
@@ -305,7 +306,7 @@ class Session(BaseSession[Tensor]):
         wrt: Sequence[str] | None = None,
         axis_size: int | None = None,
         in_axes: Mapping[str, int] | None = None,
-        inputs: Mapping[str, ArrayLike] | None = None,
+        inputs: Feed | None = None,
         name: str | None = None,
     ) -> Session:
         """A new session that holds a graph derived from this one.
@@ -396,6 +397,7 @@ class AsyncSession(BaseSession[AsyncTensor]):
                 document["id"],
                 AsyncTensor,
                 flush_later=self.flush,
+                refer=lambda name: AsyncResidentTensor(name, connection.perform),
                 binary=config.binary,
                 keep_sources=config.keep_sources,
             )
@@ -459,7 +461,7 @@ class AsyncSession(BaseSession[AsyncTensor]):
         wrt: Sequence[str] | None = None,
         axis_size: int | None = None,
         in_axes: Mapping[str, int] | None = None,
-        inputs: Mapping[str, ArrayLike] | None = None,
+        inputs: Feed | None = None,
         name: str | None = None,
     ) -> AsyncSession:
         """As `Session.transform`."""

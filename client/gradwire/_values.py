@@ -18,6 +18,8 @@ import numpy as np
 from gradwire.wire.tensors import DTYPES, Array
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike
 
     from gradwire._tensor import Operand
@@ -28,6 +30,11 @@ __all__ = [
     "InputLike",
     "Inputs",
     "Literal",
+    "Refer",
+    "Reference",
+    "Sent",
+    "TensorLike",
+    "as_sent",
     "as_tensor",
     "by_name",
     "input_specs",
@@ -111,11 +118,36 @@ def by_name(what: str, values: Mapping[str, T], example: str = "array") -> Mappi
     return values
 
 
+class Reference:
+    """A resident tensor by its name: it stands for the array that the server keeps under that name.
+
+    Attributes:
+        name: The name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def document(self) -> dict[str, str]:
+        """What stands in a request in the array's place."""
+        return {"tensor": self.name}
+
+
+TensorLike: TypeAlias = "ArrayLike | Reference"
+"""Anything that NumPy makes an array of, or a resident tensor (`client.tensors["w"]`)."""
+
+Sent: TypeAlias = "Array | Reference"
+"""What a request holds of a tensor: all of it, or the name of a resident one."""
+
+Refer: TypeAlias = "Callable[[str], Reference]"
+"""Makes a reference that knows its server."""
+
+
 @dataclass(frozen=True, eq=False)
 class Literal:
     """An attribute that is a tensor."""
 
-    array: Array
+    array: Sent
 
 
 _INT64_MAX: Final = 2**63 - 1
@@ -158,9 +190,14 @@ def as_tensor(value: ArrayLike, dtype: str | None = None, what: str = "a tensor"
     return array.astype(DTYPES[own], copy=False)
 
 
-def literal(value: ArrayLike | None, dtype: str | None = None) -> Literal | None:
+def as_sent(value: TensorLike, dtype: str | None = None, what: str = "a tensor") -> Sent:
+    """As `as_tensor`, but a resident tensor stays where it is."""
+    return value if isinstance(value, Reference) else as_tensor(value, dtype, what)
+
+
+def literal(value: TensorLike | None, dtype: str | None = None) -> Literal | None:
     """The tensor attribute that a value means; None stays absent."""
-    return None if value is None else Literal(as_tensor(value, dtype))
+    return None if value is None else Literal(as_sent(value, dtype))
 
 
 def spread(operands: Sequence[Operand | Sequence[Operand]]) -> Sequence[Operand]:

@@ -236,6 +236,7 @@ class TensorNotFound(NotFound, code="tensor_not_found"):
     """There is no such resident tensor."""
 
     tensor: str
+    suggestions: list[str] | None
 
 
 class ValueNotFound(NotFound, code="value_not_found"):
@@ -545,9 +546,9 @@ class WriteConflict(GradwireError):
 
 
 class VersionConflict(WriteConflict, code="version_conflict"):
-    """The session has moved on from the version that the write builds on."""
+    """The session or tensor is at another version than the write builds on; 0: there is none."""
 
-    expected: int
+    expected: int | str
     actual: int
 
 
@@ -605,7 +606,7 @@ class MemoryLimit(LimitReached, code="memory_limit"):
 
 
 class QuotaExceeded(LimitReached, code="quota_exceeded"):
-    """A count (nodes, sessions, tensors) has reached its limit."""
+    """A count (nodes, sessions, tensors, tensor_bytes) has reached its limit."""
 
     quota: str
 

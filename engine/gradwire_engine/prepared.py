@@ -113,6 +113,11 @@ class Prepared:
         ran = "interpreted" if native is None else "compiled"
         return RunResult(results, ran, (compiled - start) * 1e3, (finished - compiled) * 1e3)
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The results that a run answers with, by path (``gradients/x``), in order."""
+        return tuple(f"{kind}/{name}" for kind, name in self.question.answers)
+
     def under(self, spec: RunSpec) -> Prepared:
         """The same request with another deadline; plans are shared."""
         _check_options(spec)

@@ -40,6 +40,18 @@ class Question:
     tangent_axes: Mapping[str, int] | None = None
     reduce: Mapping[tuple[str, str], str] | None = None
 
+    @property
+    def answers(self) -> tuple[tuple[str, str], ...]:
+        """Kind and name of each result, such as (``gradients``, ``x``), in order."""
+        graph = self.graph
+        found = [("outputs", name) for name, _ in graph.outputs]
+        if self.mode == "vjp":
+            found += [("gradients", name) for name in self.wrt]
+        elif self.mode == "jvp":
+            floats = [name for name, id in graph.outputs if graph.type_of(id).is_float]
+            found += [("tangents", name) for name in floats]
+        return tuple(found)
+
 
 @dataclass(frozen=True)
 class Program:
@@ -76,22 +88,16 @@ def _summed(question: Question) -> tuple[str, ...]:
 
 
 def _forward(question: Question) -> Program:
-    answers = tuple(("outputs", name) for name, _ in question.graph.outputs)
-    return Program(question.graph, answers)
+    return Program(question.graph, question.answers)
 
 
 def _jvp(question: Question) -> Program:
-    graph = question.graph
-    floats = [name for name, id in graph.outputs if graph.type_of(id).is_float]
-    answers = [("outputs", name) for name, _ in graph.outputs]
-    answers += [("tangents", name) for name in floats]
-    return Program(transform.jvp(graph, question.wrt), tuple(answers))
+    return Program(transform.jvp(question.graph, question.wrt), question.answers)
 
 
 def _vjp(question: Question) -> Program:
-    answers = [("outputs", name) for name, _ in question.graph.outputs]
-    answers += [("gradients", name) for name in question.wrt]
-    return Program(transform.vjp(question.graph, question.wrt, question.seeds), tuple(answers))
+    derived = transform.vjp(question.graph, question.wrt, question.seeds)
+    return Program(derived, question.answers)
 
 
 def _axes(question: Question, graph: Graph) -> dict[str, int]:

@@ -6,13 +6,14 @@ Everything is resolved and checked here, against the graph alone; no tensor is n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from . import errors
 from .ir import FLOATS, Graph
 from .ops import checks
 from .program import Question
-from .request import REDUCTIONS, RunSpec
+from .request import REDUCTIONS, RESULTS, RunSpec
 from .selection import (
     check_axis,
     check_word,
@@ -51,9 +52,8 @@ def pose(
         axes if mapped_paths(spec) else None,
         seed_axes,
         tangent_axes,
-        _reductions(selected, spec, wrt),
     )
-    return question, seed_keys
+    return replace(question, reduce=_reductions(question, spec)), seed_keys
 
 
 def mapped_paths(spec: RunSpec) -> list[str]:
@@ -140,18 +140,16 @@ def _not_given(path: str, value: Any, reason: str) -> errors.InvalidOption:
     return errors.InvalidOption(path=f"in_axes/{path}", value=value, reason=reason)
 
 
-def _reductions(graph: Graph, spec: RunSpec, wrt: Sequence[str]) -> dict[tuple[str, str], str]:
+def _reductions(question: Question, spec: RunSpec) -> dict[tuple[str, str], str]:
     """``reduce`` by answer: kind and name."""
     if spec.reduce and not mapped_paths(spec):
         raise errors.InvalidOption(
             path="reduce", value=dict(spec.reduce), reason="nothing is mapped: in_axes is empty"
         )
-    floats = [name for name, id in graph.outputs if graph.type_of(id).is_float]
-    answers = {"outputs": [name for name, _ in graph.outputs]}
-    if spec.mode == "vjp":
-        answers["gradients"] = list(wrt)
-    elif spec.mode == "jvp":
-        answers["tangents"] = floats
+    graph = question.graph
+    answers: dict[str, list[str]] = {kind: [] for kind in RESULTS[spec.mode]}
+    for kind, name in question.answers:
+        answers[kind].append(name)
     found: dict[tuple[str, str], str] = {}
     for path, how in spec.reduce.items():
         check_word(f"reduce/{path}", how, REDUCTIONS)

@@ -11,7 +11,14 @@ import numpy as np
 
 from .builder import Ref
 
-MODES = ("forward", "vjp", "jvp")
+RESULTS = {
+    "forward": ("outputs",),
+    "vjp": ("outputs", "gradients"),
+    "jvp": ("outputs", "tangents"),
+}
+"""By mode, the kinds of results that a run answers with."""
+
+MODES = tuple(RESULTS)
 TRANSFORMS = ("vjp", "jvp", "vmap", "linearize")
 NAN_POLICIES = ("propagate", "error")
 TIERS = ("auto", "compiled", "interpreted")

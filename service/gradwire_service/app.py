@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import re
@@ -40,6 +41,7 @@ from .settings import Settings
 from .sight import Sight
 from .sqlite_store import SqliteStore
 from .store import Store
+from .tensors import Tensors
 from .throttle import Throttle
 from .tracing import open_tracing
 
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-__all__ = ["Guard", "Service", "create_app", "open_store"]
+__all__ = ["Guard", "Service", "create_app", "open_store", "open_tensors"]
 
 _log = logging.getLogger("gradwire_service")
 
@@ -63,6 +65,7 @@ class Service:
     store: Store
     engine: Engine
     sessions: Sessions
+    tensors: Tensors
     light_pool: Pool
     heavy_pool: Pool
     access: Access
@@ -90,18 +93,35 @@ def open_store(settings: Settings) -> Store:
     return PostgresStore(settings.store, settings.data_path, retention=settings.idempotency_seconds)
 
 
-def create_app(settings: Settings | None = None, store: Store | None = None) -> Starlette:
+def open_tensors(settings: Settings, *, durable: bool = True) -> Tensors:
+    """The resident tensors in the data directory.
+
+    Raises:
+        OSError, sqlite3.Error: They cannot be used.
+    """
+    return Tensors(
+        settings.data_path,
+        max_count=settings.max_tensors,
+        max_bytes=settings.tensor_bytes,
+        durable=durable,
+    )
+
+
+def create_app(
+    settings: Settings | None = None, store: Store | None = None, tensors: Tensors | None = None
+) -> Starlette:
     """The service as an ASGI application.
 
     Args:
         settings: From the environment where absent.
-        store: Used instead of the one under the data directory; the app closes it.
+        store: Used instead of the one that the settings name; the app closes it.
+        tensors: Used instead of those in the data directory; the app closes them.
     """
     chosen = Settings() if settings is None else settings
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        service = _open(chosen, store)
+        service = _open(chosen, store, tensors)
         app.state.service = service
         chores = [asyncio.create_task(chore(service)) for chore in (_sweep, _tell_state)]
         with _draining_on_sigterm(service):
@@ -129,7 +149,7 @@ class _App(Starlette):
         return with_cors(Guard(Paths(ROUTES), self.router), self._settings)
 
 
-def _open(settings: Settings, store: Store | None) -> Service:
+def _open(settings: Settings, store: Store | None, tensors: Tensors | None) -> Service:
     opened = open_store(settings) if store is None else store
     engine = Engine(
         memory_limit=settings.memory_bytes,
@@ -151,6 +171,7 @@ def _open(settings: Settings, store: Store | None) -> Service:
             cached=settings.cached_sessions,
             seconds=settings.session_seconds,
         ),
+        tensors=open_tensors(settings) if tensors is None else tensors,
         light_pool=Pool(default_threads(), _LIGHT_QUEUE, "light"),
         heavy_pool=Pool(
             settings.run_threads,
@@ -169,14 +190,15 @@ def _open(settings: Settings, store: Store | None) -> Service:
 
 
 async def _sweep(service: Service) -> None:
-    """Remove sessions that have expired, now and then."""
-    seconds = service.settings.session_seconds
-    while seconds is not None:
+    """Remove sessions that have expired, and leftovers, now and then."""
+    seconds = service.settings.session_seconds or math.inf
+    while True:
         await asyncio.sleep(max(0.1, min(60.0, seconds / 4)))
-        try:
-            await anyio.to_thread.run_sync(service.sessions.sweep)
-        except Exception:
-            _log.exception("expired sessions could not be removed; they stay until the next time")
+        for sweep in (service.sessions.sweep, service.tensors.sweep):
+            try:
+                await anyio.to_thread.run_sync(sweep)
+            except Exception:
+                _log.exception("what has expired could not be removed; it stays for a while")
 
 
 async def _tell_state(service: Service) -> None:
@@ -190,6 +212,7 @@ async def _tell_state(service: Service) -> None:
 def _close(service: Service) -> None:
     service.heavy_pool.close()
     service.light_pool.close()
+    service.tensors.close()
     service.store.close()
     if service.sight.tracing is not None:
         service.sight.tracing.close()

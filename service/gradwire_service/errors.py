@@ -35,6 +35,7 @@ __all__ = [
     "RouteNotFound",
     "SessionNotFound",
     "StorageFull",
+    "TensorNotFound",
     "Unauthenticated",
     "UnknownTensor",
     "UnsupportedMediaType",
@@ -56,6 +57,13 @@ class SessionNotFound(ServiceFault, template="there is no session {session!r}.")
     expired_at: str | None = None
 
 
+class TensorNotFound(ServiceFault, template="there is no resident tensor {tensor!r}."):
+    """No resident tensor of this owner has that name."""
+
+    tensor: str
+    suggestions: list[str]
+
+
 class RouteNotFound(ServiceFault, template="nothing is served at {path}."):
     """The path of the URL is none of the service's."""
 
@@ -73,9 +81,9 @@ class MethodNotAllowed(ServiceFault, template="{path} does not take {method}."):
 
 class VersionConflict(
     ServiceFault,
-    template="the session is at version {actual}, If-Match asked for {expected}. Read it again.",
+    template="this is at version {actual}, the request asked for {expected}. Read it again.",
 ):
-    """If-Match names another version than the session has."""
+    """A precondition names another version than the session or tensor has; 0: it is not there."""
 
     expected: int | str
     actual: int

@@ -28,6 +28,7 @@ from .errors import MalformedBody, VersionConflict
 if TYPE_CHECKING:
     from .app import Service
     from .exchange import Exchange, Stopwatch
+    from .requests import Resident
     from .stop import Stop
 
 __all__ = [
@@ -73,7 +74,7 @@ class Reply:
         ]
         if self.media_type is not None:
             headers.append((b"content-type", self.media_type.encode("latin-1")))
-        if self.status != 204:
+        if self.status not in (204, 304):
             headers.append((b"content-length", str(length).encode("ascii")))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         *first, last = self.chunks or (b"",)
@@ -192,6 +193,20 @@ class Call:
         tensors, document = safetensors.unpack(self.body, "request")
         return _with_tensors({} if document is None else document, tensors)
 
+    def value(self) -> object:
+        """The body as one tensor: its JSON form, or the array that a file holds as `value`.
+
+        Raises:
+            WireError, MalformedBody: It is not what its media type says.
+        """
+        if not self.binary:
+            return wire_json.loads(self.body)
+        tensors, document = safetensors.unpack(self.body, "request")
+        if document or list(tensors) != ["value"]:
+            reason = "the file should hold one tensor, named value, and nothing else"
+            raise MalformedBody(path="", reason=reason)
+        return tensors["value"]
+
     def query(self, *known: str) -> dict[str, str]:
         """The query parameters; any but the known ones, or one given twice, is refused."""
         found: dict[str, str] = {}
@@ -212,11 +227,31 @@ class Call:
         text = self.headers.get("if-match")
         if text is None:
             return None
-        tags = [tag.strip() for tag in text.split(",")]
-        if tags == ["*"]:
-            return IfMatch(text, None)
-        plain = [re.fullmatch(r'"([0-9]{1,18})"|([0-9]{1,18})', tag) for tag in tags]
-        return IfMatch(text, frozenset(int(m[1] or m[2]) for m in plain if m))
+        return IfMatch(text, _versions(text))
+
+    def unchanged(self, version: int) -> bool:
+        """Whether the caller has said, by `If-None-Match`, that it has this version already."""
+        text = self.headers.get("if-none-match")
+        versions = None if text is None else _versions(text, weak=True)
+        return text is not None and (versions is None or version in versions)
+
+    def check_version(self, version: int) -> None:
+        """Hold what is to be written to `If-Match` and `If-None-Match`; 0: nothing is there yet.
+
+        Raises:
+            VersionConflict: They ask for something else.
+        """
+        if self.if_match is not None:
+            if not version:
+                raise VersionConflict(expected=self.if_match.text[:200], actual=0)
+            self.if_match.check(version)
+        if version and self.unchanged(version):
+            raise VersionConflict(expected=0, actual=version)
+
+    @property
+    def resident(self) -> Resident:
+        """Finds resident tensors of the caller's."""
+        return partial(self.service.tensors.load, self.owner)
 
     @property
     def key(self) -> Key | None:
@@ -259,17 +294,34 @@ class Call:
         self,
         results: Mapping[str, Array],
         groups: Sequence[str],
+        stored: Mapping[str, Mapping[str, Any]],
         base64: bool,
         headers: Mapping[str, str],
     ) -> Reply:
-        """The answer to a run: its results by path (`outputs/y`), and how long each step took."""
-        document: dict[str, dict[str, Array]] = {group: {} for group in groups}
+        """The answer to a run: its results by path (`outputs/y`), and how long each step took.
+
+        Results that became resident tensors are told apart, by path under `stored`.
+        """
+        document: dict[str, dict[str, Any]] = {group: {} for group in groups}
         for path, array in results.items():
             group, _, name = path.partition("/")
             document[group][name] = array
+        if stored:
+            document["stored"] = dict(stored)
         with self.watch.step("encode"):
             reply = self.reply(document, headers=headers, base64=base64)
         return replace(reply, headers={**reply.headers, "Server-Timing": self.watch.header()})
+
+
+def _versions(text: str, *, weak: bool = False) -> frozenset[int] | None:
+    """The versions that a list of entity tags names, if need be weakly; None for `*`."""
+    tags = [tag.strip() for tag in text.split(",")]
+    if tags == ["*"]:
+        return None
+    if weak:
+        tags = [tag.removeprefix("W/") for tag in tags]
+    plain = [re.fullmatch(r'"([0-9]{1,18})"|([0-9]{1,18})', tag) for tag in tags]
+    return frozenset(int(m[1] or m[2]) for m in plain if m)
 
 
 def media_type(header: str) -> str:

@@ -2,21 +2,24 @@
 
 `transport()` is what `gw.local()` finds through the entry point group `gradwire.local`. The app
 runs on an event loop of its own, in a daemon thread; requests are handed to it as ASGI calls,
-without a socket, and the bytes of bodies are passed on as they are. A transport that nobody closes
-is closed when it is forgotten, or at the end of the program.
+without a socket, and the bytes of bodies are passed on as they are. Resident tensors are files in a
+temporary directory. A transport that nobody closes is closed when it is forgotten, or at the end of
+the program.
 """
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from .app import create_app
+from .app import create_app, open_tensors
 from .settings import Settings
 from .sqlite_store import SqliteStore
 
@@ -56,7 +59,13 @@ class _Running:
     """The app on its loop, in its thread."""
 
     def __init__(self, settings: Settings) -> None:
-        self.app = create_app(settings, SqliteStore(None, retention=settings.idempotency_seconds))
+        self._folder = tempfile.TemporaryDirectory(prefix="gradwire-", ignore_cleanup_errors=True)
+        kept = settings.model_copy(update={"data_dir": Path(self._folder.name)})
+        self.app = create_app(
+            kept,
+            SqliteStore(None, retention=settings.idempotency_seconds),
+            open_tensors(kept, durable=False),
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="gradwire-local", daemon=True
@@ -97,6 +106,7 @@ class _Running:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._folder.cleanup()
 
     async def _live(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": self._state}

@@ -66,6 +66,7 @@ the facts beside it are the contract, `detail` is for people.
 _TAGS: Final = {
     "sessions": "Graphs that grow.",
     "runs": "Forward, VJP and JVP.",
+    "tensors": "Arrays that stay on the server, for runs to use and to write.",
     "ops": "What a graph can be made of.",
     "service": "Limits and health.",
 }
@@ -153,8 +154,10 @@ _RUN: Final = (
     *("cotangent_shape_mismatch", "cotangent_dtype_mismatch", "missing_cotangent"),
     *("tangent_shape_mismatch", "tangent_dtype_mismatch", "jvp_unavailable"),
     *("shape_mismatch", "dtype_mismatch", "index_out_of_bounds", "invalid_attribute"),
+    *_STORE,
 )
 _KEYED: Final = ("idempotency_conflict",)
+_HELD: Final = ("version_conflict", "quota_exceeded")
 
 
 def _problems(codes: Sequence[str]) -> Document:
@@ -217,7 +220,7 @@ def _operation(
             content[BINARY] = {"schema": {"$ref": "#/components/schemas/Binary"}}
         operation["requestBody"] = {"required": True, "content": content}
         codes = (*codes, *_BODY)
-    if {"sid", "op"}.intersection(parameters):
+    if {"sid", "op", "tensor"}.intersection(parameters):
         # Any text may stand in a path; some, such as a slash, makes it another path.
         codes = (*codes, "route_not_found", "method_not_allowed")
     answers = {str(status): answer for status, answer in success.items()}
@@ -369,6 +372,55 @@ def _paths() -> Document:
                 body="ExecuteRequest",
                 binary=True,
             )
+        },
+        "/v1/tensors": {
+            "get": _operation(
+                "tensors",
+                "listTensors",
+                "List resident tensors by name, page by page.",
+                {200: _answer("A page of tensors, without their data.", "TensorList")},
+                ("invalid_option",),
+                parameters=("limit", "cursor"),
+            )
+        },
+        "/v1/tensors/{name}": {
+            "put": _operation(
+                "tensors",
+                "putTensor",
+                "Keep a tensor under a name, in the place of one that is there.",
+                {
+                    200: _answer("It has taken the place of another.", "Kept", headers=_STATE),
+                    201: _answer("It is new.", "Kept", headers=("Location", *_STATE)),
+                },
+                (*_TENSORS, *_STORE, "invalid_name", "invalid_option", *_HELD),
+                parameters=("tensor", "ifMatchTensor", "ifNoneMatch"),
+                body="Resident",
+                binary=True,
+            ),
+            "get": _operation(
+                "tensors",
+                "readTensor",
+                "Read a tensor, or only what there is to say of it.",
+                {
+                    200: _answer(
+                        "The tensor, `value` in a binary answer; without its data if `data=false`.",
+                        "ReadTensor",
+                        binary=True,
+                        headers=_STATE,
+                    ),
+                    304: _answer("It is at the version of `If-None-Match`.", None, headers=_STATE),
+                },
+                ("tensor_not_found", "invalid_option"),
+                parameters=("tensor", "data", "ifNoneMatch"),
+            ),
+            "delete": _operation(
+                "tensors",
+                "deleteTensor",
+                "Delete a tensor.",
+                {204: _answer("It is gone.", None)},
+                ("tensor_not_found", "version_conflict", "invalid_option", *_STORE),
+                parameters=("tensor", "ifMatchTensor"),
+            ),
         },
         "/v1/ops": {
             "get": _operation(

@@ -9,9 +9,14 @@ __all__ = ["STORY"]
 
 Document = dict[str, Any]
 
+_W: Final[Document] = {
+    "dtype": "float32",
+    "shape": [2, 3],
+    "data": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+}
 _POINT: Final = {
     "x": [1.0, 2.0, 3.0],
-    "w": {"dtype": "float32", "shape": [2, 3], "data": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]},
+    "w": _W,
     "b": [0.0, 1.0],
 }
 
@@ -55,6 +60,12 @@ STORY: Final[Mapping[tuple[str, str], Document]] = {
     ("createSession", "fork"): {
         "from": {"session": "example", "version": 2},
         "name": "example_fork",
+    },
+    ("putTensor", "weights"): _W,
+    ("forward", "resident"): {
+        "inputs": {**_POINT, "w": {"tensor": "w"}},
+        "outputs": ["y"],
+        "store": {"outputs/y": "activations"},
     },
     ("execute", "square"): {
         "inputs": [{"name": "x", "shape": [2], "dtype": "float64"}],

@@ -70,6 +70,11 @@ _RUN: Final[Document] = {
     "nan_policy": {"enum": list(NAN_POLICIES)},
     "deadline_ms": {"type": "number", "minimum": 0, "maximum": 1e300},
     "tier": {"enum": list(TIERS)},
+    "store": {
+        **_map(_ref("Name")),
+        "description": "Results that become resident tensors instead of being answered: names by "
+        "path, such as `outputs/w_new`. All are written, or none.",
+    },
 }
 _VJP: Final[Document] = {"cotangents": _TENSORS, "wrt": _array(_STRING)}
 _JVP: Final[Document] = {"tangents": _TENSORS}
@@ -127,6 +132,15 @@ _SUMMARY: Final[Document] = {
     "updated_at": _TIME,
 }
 
+_KEPT: Final[Document] = {
+    "name": _ref("Name"),
+    "dtype": _DTYPE,
+    "shape": _SHAPE,
+    "bytes": _NATURAL,
+    "version": _NATURAL,
+    "updated_at": _TIME,
+}
+
 COMPONENTS: Final[Document] = {
     "Name": {
         "type": "string",
@@ -152,7 +166,8 @@ COMPONENTS: Final[Document] = {
     },
     "Tensor": {
         "description": "A number, nested lists, or an object with flat or nested `data`, or "
-        "`base64` of little-endian bytes. Non-finite numbers are strings.",
+        "`base64` of little-endian bytes, or the name of a resident `tensor`. Non-finite numbers "
+        "are strings.",
         "anyOf": [
             {"type": ["number", "boolean"]},
             {"enum": ["NaN", "Infinity", "-Infinity"]},
@@ -166,8 +181,13 @@ COMPONENTS: Final[Document] = {
                 },
                 ("base64",),
             ),
+            _object({"tensor": _ref("Name")}, ("tensor",)),
         ],
     },
+    "Resident": _ref("Tensor"),
+    "Kept": _answer(_KEPT),
+    "TensorList": _answer({"tensors": _array(_answer(_KEPT)), "next_cursor": _nullable(_STRING)}),
+    "ReadTensor": {"anyOf": [_ref("Encoded"), _ref("Kept")]},
     "Encoded": {
         "type": "object",
         "properties": {
@@ -240,9 +260,11 @@ COMPONENTS: Final[Document] = {
             "outputs": _map(_ref("Encoded")),
             "gradients": _map(_ref("Encoded")),
             "tangents": _map(_ref("Encoded")),
+            "stored": _map(_ref("Kept")),
         },
         "gradients",
         "tangents",
+        "stored",
     ),
     "JvpAvailability": _answer(
         {"available": {"type": "boolean"}, "reverse_only": {"type": "array"}}
@@ -304,12 +326,37 @@ PARAMETERS: Final[Document] = {
     "ref": _parameter("path", "ref", _STRING, "A value's id or name.", "h"),
     "const": _parameter("path", "ref", _STRING, "The id or name of a const.", "target"),
     "op": _parameter("path", "op", _STRING, "An op's name or alias.", "tanh"),
+    "tensor": _parameter(
+        "path",
+        "name",
+        _ref("Name"),
+        "A resident tensor's name; slashes may be left as they are.",
+        "w",
+    ),
+    "data": _parameter(
+        "query",
+        "data",
+        {"type": "boolean"},
+        "False for what there is to say of it, without its data.",
+    ),
+    "ifMatchTensor": _parameter(
+        "header",
+        "If-Match",
+        _STRING,
+        'Act only if the tensor is at this version, as in `"3"`, or (`*`) there at all.',
+    ),
+    "ifNoneMatch": _parameter(
+        "header",
+        "If-None-Match",
+        _STRING,
+        'Act only if the tensor is not at this version, as in `"3"`, or (`*`) not there.',
+    ),
     "since": _parameter("query", "since", _NATURAL, "List only nodes newer than this version."),
     "limit": _parameter(
         "query",
         "limit",
         {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
-        "The most sessions to list.",
+        "The most entries to list.",
     ),
     "cursor": _parameter("query", "cursor", _STRING, "The `next_cursor` of the page before."),
     "shape": _parameter(

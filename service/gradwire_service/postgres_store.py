@@ -24,8 +24,9 @@ from psycopg_pool import ConnectionPool
 
 from gradwire_engine.errors import NameConflict, QuotaExceeded
 
-from .blobs import LEFTOVER_AGE, Blobs, raw
+from .blobs import Blobs
 from .errors import Overloaded, StorageFull
+from .files import LEFTOVER_AGE, raw
 from .group_commit import GroupCommit, Outcomes
 from .store import (
     AlreadyDone,

@@ -9,8 +9,9 @@ business.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,13 @@ __all__ = [
     "CreateRequest",
     "ExecuteRequest",
     "ForkRequest",
+    "Resident",
     "RunRequest",
     "Tensors",
     "TransformRequest",
     "append_request",
     "execute_request",
+    "one_tensor",
     "outputs_request",
     "run_request",
     "session_request",
@@ -55,6 +58,9 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
+
+Resident = Callable[[Collection[str]], Mapping[str, Array]]
+"""Finds the caller's resident tensors; raises `UnknownTensor` for one that is not there."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +102,38 @@ class Tensors:
         """Whether any of them came as base64, so that the answer should too."""
         return any(isinstance(t, dict) and t.get("base64") is not None for t in self.given.values())
 
-    def decode(self, expects: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> dict[str, Array]:
+    def decode(
+        self,
+        expects: Mapping[str, tuple[str | None, tuple[int | None, ...] | None]],
+        resident: Resident,
+    ) -> dict[str, Array]:
         """The arrays, what they leave out filled in from the expected dtype and shape.
+
+        Resident tensors are looked up together, so that all are as they were at one moment.
 
         Raises:
             WireError: A tensor contradicts itself.
             UnknownTensor: A resident tensor is named that is not there.
         """
         arrays = {}
+        named: dict[str, str] = {}
         for path, document in self.given.items():
             dtype, shape = expects.get(path, (None, None))
-            arrays[path] = tensor(document, self.prefix + path, dtype, shape)
-        return arrays
+            name = _resident_name(document, self.prefix + path)
+            if name is None:
+                arrays[path] = tensor(document, self.prefix + path, dtype, shape)
+            else:
+                named[path] = name
+        if not named:
+            return arrays
+        try:
+            found = resident(set(named.values()))
+        except UnknownTensor as error:
+            where = next(path for path, name in named.items() if name[:300] == error.name)
+            error.path = (self.prefix + where)[:300]
+            raise
+        # In the order of the request: the first of them that does not fit is told.
+        return {path: found[named[path]] if path in named else arrays[path] for path in self.given}
 
 
 @dataclass(frozen=True)
@@ -116,6 +142,8 @@ class RunRequest:
 
     spec: RunSpec
     tensors: Tensors
+    store: Mapping[str, str]
+    """Names of the resident tensors that results become, by the results' paths."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +185,10 @@ def session_request(document: object) -> CreateRequest | ForkRequest:
     )
 
 
-def append_request(document: object) -> AppendRequest:
-    """The body of `POST /v1/sessions/{sid}/nodes`."""
+def append_request(document: object, resident: Resident) -> AppendRequest:
+    """The body of `POST /v1/sessions/{sid}/nodes`; resident tensors in it are looked up."""
     top = fields(document, "", ("nodes",))
-    return AppendRequest(entries=required(top, "nodes", "", _entries))
+    return AppendRequest(entries=required(top, "nodes", "", partial(_entries, resident)))
 
 
 def outputs_request(document: object) -> Mapping[str, Ref]:
@@ -180,8 +208,8 @@ def transform_request(document: object) -> TransformRequest:
     return TransformRequest(spec=spec, tensors=Tensors(given), name=name)
 
 
-def execute_request(document: object) -> ExecuteRequest:
-    """The body of `POST /v1/execute`."""
+def execute_request(document: object, resident: Resident) -> ExecuteRequest:
+    """The body of `POST /v1/execute`; resident tensors among its nodes are looked up."""
     top = fields(document, "", ("inputs", "nodes", "outputs", "run"))
     run = members(required(top, "run", "", lambda value, _: value), "run")
     mode = required(run, "mode", "run", text)
@@ -190,7 +218,7 @@ def execute_request(document: object) -> ExecuteRequest:
     allowed = ("mode", *_run_fields(mode))
     return ExecuteRequest(
         inputs=required(top, "inputs", "", _inputs),
-        entries=required(top, "nodes", "", _entries),
+        entries=required(top, "nodes", "", partial(_entries, resident)),
         outputs=optional(top, "outputs", "", _outputs) or {},
         run=_run(fields(run, "run", allowed), mode, "run/"),
     )
@@ -212,11 +240,11 @@ def _input(value: object, path: str) -> Input:
     return make_input(name, sizes, "float32" if dtype is None else dtype, differentiable, path)
 
 
-def _entries(value: object, path: str) -> tuple[Entry, ...]:
-    return tuple(_entry(item, f"{path}/{k}") for k, item in enumerate(items(value, path)))
+def _entries(resident: Resident, value: object, path: str) -> tuple[Entry, ...]:
+    return tuple(_entry(item, f"{path}/{k}", resident) for k, item in enumerate(items(value, path)))
 
 
-def _entry(value: object, path: str) -> Entry:
+def _entry(value: object, path: str, resident: Resident) -> Entry:
     entry = fields(value, path, ("op", "inputs", "attrs", "name", "source"))
     op = required(entry, "op", path, text)
     refs = required(entry, "inputs", path, _refs)
@@ -228,13 +256,15 @@ def _entry(value: object, path: str) -> Entry:
     return Entry(
         op=op,
         inputs=refs,
-        attrs=_attributes(op, attrs, f"{path}/attrs"),
+        attrs=_attributes(op, attrs, f"{path}/attrs", resident),
         name=optional(entry, "name", path, text),
         source=source,
     )
 
 
-def _attributes(op: str, given: Mapping[str, Any], path: str) -> dict[str, object]:
+def _attributes(
+    op: str, given: Mapping[str, Any], path: str, resident: Resident
+) -> dict[str, object]:
     """Attributes with tensors decoded; everything else about them is judged by the op."""
     try:
         declared: Mapping[str, Any] = ops.find(op).attributes
@@ -246,7 +276,7 @@ def _attributes(op: str, given: Mapping[str, Any], path: str) -> dict[str, objec
         if value is None:
             parsed[name] = None
         elif kind is not None and kind.is_tensor:
-            parsed[name] = tensor(value, f"{path}/{name}", kind.dtype, None)
+            parsed[name] = one_tensor(value, f"{path}/{name}", kind.dtype, resident)
         elif isinstance(value, np.ndarray):
             parsed[name] = value.tolist()  # a list of sizes, say, in a binary body
         else:
@@ -298,6 +328,7 @@ _RUN_FIELDS = (
     "nan_policy",
     "deadline_ms",
     "tier",
+    "store",
 )
 _MODE_FIELDS = {"forward": (), "vjp": ("cotangents", "wrt"), "jvp": ("tangents",)}
 
@@ -332,7 +363,8 @@ def _run(run: Mapping[str, Any], mode: str, prefix: str) -> RunRequest:
         deadline_ms=optional(run, "deadline_ms", base, number),
         tier=_or(optional(run, "tier", base, text), "auto"),
     )
-    return RunRequest(spec=spec, tensors=Tensors(given, prefix))
+    store = optional(run, "store", base, _words) or {}
+    return RunRequest(spec=spec, tensors=Tensors(given, prefix), store=store)
 
 
 def _or(value: str | None, default: str) -> str:
@@ -384,10 +416,19 @@ def _words(value: object, path: str) -> dict[str, str]:
 def tensor(
     document: object, path: str, dtype: str | None, shape: tuple[int | None, ...] | None
 ) -> Array:
-    """The array that any form of a tensor means; one of a binary body is an array already."""
+    """The array that a tensor in a body means; one of a binary body is an array already."""
     if isinstance(document, np.ndarray):
         return document
-    if isinstance(document, dict) and "tensor" in document:
-        name = required(fields(document, path, ("tensor",)), "tensor", path, text)
-        raise UnknownTensor(name=name, path=path[:300], suggestions=[])
     return decode_tensor(document, path[:300], dtype=dtype, shape=shape)
+
+
+def one_tensor(document: object, path: str, dtype: str | None, resident: Resident) -> Array:
+    """As `tensor`, of a document that may also name a resident one."""
+    return Tensors({path: document}).decode({path: (dtype, None)}, resident)[path]
+
+
+def _resident_name(document: object, path: str) -> str | None:
+    """The name of the resident tensor that a document means, if it means one."""
+    if not isinstance(document, dict) or "tensor" not in document:
+        return None
+    return required(fields(document, path, ("tensor",)), "tensor", path, text)

@@ -56,7 +56,7 @@ from .elements import check_elements, types_of
 from .errors import IdempotencyConflict, SessionNotFound, close_matches
 from .expiry import Expiry
 from .http import IfMatch, Key
-from .requests import AppendRequest, CreateRequest, ForkRequest, TransformRequest
+from .requests import AppendRequest, CreateRequest, ForkRequest, Resident, TransformRequest
 from .store import (
     AlreadyDone,
     Append,
@@ -407,6 +407,7 @@ class Sessions:
         owner: str,
         ref: str,
         wanted: TransformRequest,
+        resident: Resident,
         if_match: IfMatch | None,
         key: Key | None,
     ) -> Document:
@@ -426,7 +427,7 @@ class Sessions:
             _check_session_name(wanted.name)
             graph = self.graph(row)
             expects = {f"inputs/{i.name}": (i.type.dtype, i.type.shape) for i in graph.inputs}
-            tensors = wanted.tensors.decode(expects)
+            tensors = wanted.tensors.decode(expects, resident)
             derived = self._engine.transform(graph, wanted.spec, tensors)
             if len(derived.nodes) > self._max_nodes:
                 raise QuotaExceeded(quota="nodes", limit=self._max_nodes)

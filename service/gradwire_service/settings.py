@@ -101,6 +101,17 @@ class Settings(BaseSettings):
     )
     max_nodes: int = Field(default=100_000, ge=1, description="Nodes that one session may hold.")
     max_sessions: int = Field(default=10_000, ge=1, description="Sessions that one owner may hold.")
+    max_tensors: int = Field(
+        default=10_000,
+        ge=1,
+        description="Resident tensors that one owner may keep; beyond it: quota_exceeded.",
+    )
+    tensor_bytes: int = Field(
+        default=2**34,
+        ge=0,
+        description="Bytes that the resident tensors of one owner may take, as files in the data "
+        "directory; beyond it: quota_exceeded.",
+    )
     store_bytes: int | None = Field(
         default=None,
         ge=2**16,

@@ -23,8 +23,9 @@ import orjson
 
 from gradwire_engine.errors import NameConflict, QuotaExceeded
 
-from .blobs import LEFTOVER_AGE, Blobs
+from .blobs import Blobs
 from .errors import Overloaded, StorageFull
+from .files import LEFTOVER_AGE
 from .group_commit import GroupCommit, Outcomes
 from .store import (
     AlreadyDone,
@@ -38,7 +39,7 @@ from .store import (
     SessionRow,
 )
 
-__all__ = ["SqliteStore"]
+__all__ = ["SqliteStore", "connect", "translated"]
 
 SCHEMA_VERSION = 1
 
@@ -141,10 +142,10 @@ class SqliteStore:
             directory.mkdir(parents=True, exist_ok=True)
         self._blobs = Blobs(None if directory is None else directory / "blobs")
         path = ":memory:" if directory is None else str(directory / "gradwire.sqlite3")
-        self._sql = _connect(path, patience)
+        self._sql = connect(path, patience)
         try:
             self._prepare(max_bytes)
-            self._reader = self._sql if directory is None else _connect(path, patience)
+            self._reader = self._sql if directory is None else connect(path, patience)
         except BaseException:
             self._sql.close()
             raise
@@ -187,7 +188,7 @@ class SqliteStore:
     @contextmanager
     def _write(self) -> Iterator[None]:
         """A transaction that holds the file's write lock from its start; durable at its end."""
-        with self._lock, _translated():
+        with self._lock, translated():
             self._sql.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -198,7 +199,7 @@ class SqliteStore:
                 raise
 
     def _rows(self, statement: str, *values: Any) -> list[Any]:
-        with self._read_lock, _translated():
+        with self._read_lock, translated():
             return self._reader.execute(statement, values).fetchall()
 
     # -- sessions ----------------------------------------------------------------------------------
@@ -577,7 +578,8 @@ def _values(columns: int, rows: int) -> str:
     return "VALUES " + ", ".join([f"({', '.join('?' * columns)})"] * rows)
 
 
-def _connect(path: str, patience: float) -> sqlite3.Connection:
+def connect(path: str, patience: float) -> sqlite3.Connection:
+    """A connection for any thread, all of which have to use it under one lock."""
     # Which thread calls does not matter, as every use is under a lock.
     return sqlite3.connect(
         path,
@@ -589,7 +591,7 @@ def _connect(path: str, patience: float) -> sqlite3.Connection:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Faults of the file as the errors that a caller can act on."""
     try:
         yield

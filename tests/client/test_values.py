@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradwire._values import Input, as_tensor, input_specs, literal, plain
+from gradwire._values import Input, Reference, as_tensor, input_specs, literal, plain
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,11 @@ def test_literals_are_tensors_and_none_stays_absent() -> None:
     assert literal(None) is None
     made = literal([[1, 0]], "bool")
     assert made is not None
+    assert not isinstance(made.array, Reference)
     assert made.array.dtype.name == "int64"
+    stays = literal(w := Reference("w"), "bool")
+    assert stays is not None
+    assert stays.array is w
 
 
 def test_plain_attributes() -> None:

@@ -83,6 +83,9 @@ CASES = [
     get("value_not_found", "/v1/sessions/target/values/-1", ref="-1"),
     get("value_not_found", "/v1/sessions/target/values/" + "9" * 300, ctx_len=11),
     get("value_not_found", "/v1/sessions/target/values/d/data", ref="d"),
+    get("tensor_not_found", "/v1/tensors/layer1/w", tensor="layer1/w", suggestions=[]),
+    get("tensor_not_found", "/v1/tensors/%20?data=false", tensor=" "),
+    Case("tensor_not_found", "DELETE", "/v1/tensors/w", facts={"tensor": "w"}),
     get("op_not_found", "/v1/ops/sigmod", op="sigmod", suggestions=["sigmoid"]),
     get("route_not_found", "/v1/nothing", path="/v1/nothing"),
     get("route_not_found", "/v1/sessions/"),
@@ -138,6 +141,12 @@ CASES = [
     Case("invalid_name", "PUT", "/v1/sessions/target/outputs", {"outputs": {" ": "y"}}),
     derive("invalid_name", {"transform": "vjp", "name": "a:b"}, name="a:b"),
     run("unknown_tensor", "forward", {"inputs": {**POINT, "w": {"tensor": "w0"}}}, name="w0"),
+    add("unknown_tensor", node("const", attrs={"value": {"tensor": "w0"}}), name="w0"),
+    derive("unknown_tensor", {"transform": "linearize", "inputs": {"x": {"tensor": "w0"}}}),
+    Case("unknown_tensor", "PUT", "/v1/tensors/w", {"tensor": "w0"}, {"name": "w0", "path": ""}),
+    Case("invalid_name", "PUT", "/v1/tensors/1w", 1.0, {"name": "1w"}),
+    Case("invalid_name", "PUT", "/v1/tensors/" + "n" * 201, 1.0),
+    run("invalid_name", "forward", {"inputs": POINT, "store": {"outputs/total": " "}}, name=" "),
     create("name_conflict", {"name": "target", "inputs": []}, name="target"),
     create(
         "name_conflict",
@@ -187,6 +196,18 @@ CASES = [
     get("invalid_option", "/v1/sessions?limit=ten", path="limit"),
     get("invalid_option", "/v1/sessions?cursor=!", path="cursor"),
     get("invalid_option", "/v1/sessions?page=2", path="page"),
+    get("invalid_option", "/v1/tensors?limit=1001", path="limit"),
+    get("invalid_option", "/v1/tensors?cursor=ICA=", path="cursor", value="ICA="),
+    get("invalid_option", "/v1/tensors/w?data=no", path="data", value="no"),
+    run("invalid_option", "forward", {"inputs": POINT, "store": {"y": "y"}}, path="store/y"),
+    run(
+        "invalid_option",
+        "forward",
+        {"inputs": POINT, "outputs": ["y", "h"], "store": {"outputs/y": "k", "outputs/h": "k"}},
+        path="store/outputs/h",
+        value="k",
+    ),
+    run("invalid_option", "forward", {"inputs": POINT, "store": {"gradients/x": "k"}}),
     get("invalid_option", "/v1/sessions/target?since=-1", path="since"),
     create("invalid_option", {"from": {"session": "target", "version": 7}}, path="from/version"),
     Case(
@@ -286,6 +307,8 @@ CASES = [
         {"If-Match": '"six"'},
     ),
     Case("version_conflict", "DELETE", "/v1/sessions/target", headers={"If-Match": '"0"'}),
+    Case("version_conflict", "PUT", "/v1/tensors/w", 1.0, {"actual": 0}, {"If-Match": '"1"'}),
+    Case("version_conflict", "PUT", "/v1/tensors/w", 1.0, {"expected": "*"}, {"If-Match": "*"}),
     Case(
         "version_conflict",
         "PUT",
@@ -826,17 +849,12 @@ def test_a_session_expires(tmp_path: Path) -> None:
 
 # -- completeness ----------------------------------------------------------------------------------
 
-RESERVED = {
-    # In the contract, but for features that are not there yet.
-    "tensor_not_found",
-}
-
 
 def test_every_code_is_provoked() -> None:
     assert service_errors.Internal.code == "internal"
     codes = {code for code, kind in catalogue().items() if kind.__module__.startswith("gradwire")}
     assert {case.code for case in CASES} | PROVOKED == codes
-    assert codes | RESERVED == set(STATUS)
+    assert codes == set(STATUS)
 
 
 def test_a_refusal_quotes_anything_safely(http: httpx.Client, target: str) -> None:

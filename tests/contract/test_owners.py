@@ -36,10 +36,12 @@ OWNED: dict[str, dict[str, Any]] = {
     "/v1/sessions/{sid}/vjp": {"POST": {"inputs": {"x": 1.0}}},
     "/v1/sessions/{sid}/jvp": {"POST": {"inputs": {"x": 1.0}, "tangents": {"x": 1.0}}},
 }
+# Resident tensors, by their names.
+NAMED = "/v1/tensors/{name:path}"
 # Those that act on nothing, or on all that the caller has.
 COMMON = {
     *("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"),
-    *("/v1/limits", "/v1/ops", "/v1/ops/{name}", "/v1/execute", "/v1/sessions"),
+    *("/v1/limits", "/v1/ops", "/v1/ops/{name}", "/v1/execute", "/v1/sessions", "/v1/tensors"),
 }
 
 
@@ -79,6 +81,8 @@ class Shared:
         ]
         added = self.alice.post(f"/v1/sessions/{self.id}/nodes", json={"nodes": nodes})
         assert added.status_code == 201, added.text
+        kept = self.alice.put(f"/v1/tensors/{MARK}/w", json=[1.0, 2.0])
+        assert kept.status_code == 201, kept.text
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,7 @@ def test_every_route_is_known_to_these_tests() -> None:
         for route in ROUTES
         if isinstance(route.endpoint, Resource)
     }
-    assert set(served) == set(OWNED) | COMMON, "say to whom a new route's resources belong"
+    assert set(served) == {*OWNED, NAMED, *COMMON}, "say to whom a new route's resources belong"
     for path, methods in OWNED.items():
         assert served[path] == set(methods)
 
@@ -127,6 +131,52 @@ def test_another_owner_finds_nothing(shared: Shared, path: str) -> None:
                     nothing = shared.bob.request(method, url.replace("{sid}", other), json=body)
                     assert told(answer, ref) == told(nothing, other), "as if it were not there"
     assert shared.alice.get(f"/v1/sessions/{shared.id}").json() == before
+
+
+def test_another_owner_finds_no_tensor(shared: Shared) -> None:
+    """Neither by its own route nor by any run, and its name is free."""
+    path, bob = f"/v1/tensors/{MARK}/w", shared.bob
+    before = shared.alice.get(path)
+    for tail in ("", "?data=false"):
+        for name in (f"{MARK}/w", f"{MARK}/ww", f"local/{MARK}/w", f"%2e%2e%2falice/{MARK}/w"):
+            answer = bob.get(f"/v1/tensors/{name}{tail}")
+            assert problem(answer, "tensor_not_found")["suggestions"] == []
+    problem(bob.delete(path), "tensor_not_found")
+    problem(bob.put(path, json=1.0, headers={"If-Match": "*"}), "version_conflict")
+    assert bob.get("/v1/tensors").json() == {"tensors": [], "next_cursor": None}
+    reference = {"tensor": f"{MARK}/w"}
+    graph: dict[str, Any] = {
+        "inputs": [{"name": "x", "shape": [2]}],
+        "nodes": [node("tanh", "x", name="y")],
+        "run": {"mode": "forward", "inputs": {"x": reference}},
+    }
+    made = bob.post("/v1/sessions", json={"inputs": graph["inputs"]}).json()["id"]
+    session = f"/v1/sessions/{made}"
+    const = node("const", attrs={"value": reference})
+    bob.post(f"{session}/nodes", json={"nodes": graph["nodes"]})
+    point = {"transform": "linearize", "inputs": {"x": reference}}
+    x = {"x": [1.0, 1.0]}
+    for route, body in (
+        ("/v1/execute", graph),
+        ("/v1/execute", {**graph, "nodes": [const], "run": {"mode": "forward"}}),
+        (f"{session}/nodes", {"nodes": [const]}),
+        (f"{session}/forward", {"inputs": {"x": reference}}),
+        (f"{session}/vjp", {"inputs": x, "cotangents": {"y": reference}}),
+        (f"{session}/jvp", {"inputs": x, "tangents": {"x": reference}}),
+        (f"{session}/forward", {"inputs": {"tangent.x": [0.0, 0.0]}, "transforms": [point]}),
+        (f"{session}/transforms", point),
+    ):
+        answer = bob.post(route, json=body)
+        assert problem(answer, "unknown_tensor")["suggestions"] == [], route
+    problem(bob.put(f"/v1/tensors/{MARK}/v", json=reference), "unknown_tensor")
+
+    assert bob.put(path, json=[5.0]).json()["version"] == 1, "nobody's writes are told to others"
+    stored = {"inputs": x, "store": {"outputs/y": f"{MARK}/w"}}
+    assert bob.post(f"{session}/forward", json=stored).status_code == 200
+    assert bob.delete(path).status_code == 204
+    assert bob.delete(session).status_code == 204
+    after = shared.alice.get(path)
+    assert (after.content, after.headers["etag"]) == (before.content, before.headers["etag"])
 
 
 def test_nor_does_it_shine_through_elsewhere(shared: Shared) -> None:

@@ -121,7 +121,8 @@ def test_the_examples_work_in_order(document: dict[str, Any], http: httpx.Client
         verb, path, operation = routes[name]
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         validate(document, schema, body)
-        answer = http.request(verb, path.replace("{sid}", "example"), json=body)
+        path = path.replace("{sid}", "example").replace("{name}", "w")
+        answer = http.request(verb, path, json=body)
         check(document, operation, answer)
     for verb, path, operation in routes.values():
         if "requestBody" in operation or verb == "DELETE":
@@ -134,8 +135,9 @@ def test_the_examples_work_in_order(document: dict[str, Any], http: httpx.Client
             elif "example" in parameter:
                 query[parameter["name"]] = parameter["example"]
         check(document, operation, http.get(path, params=query))
-    gone = http.delete("/v1/sessions/example")
-    check(document, routes["deleteSession"][2], gone)
+    gone = {"deleteSession": "/v1/sessions/example", "deleteTensor": "/v1/tensors/w"}
+    for name, path in gone.items():
+        check(document, routes[name][2], http.delete(path))
 
 
 def check(document: dict[str, Any], operation: dict[str, Any], answer: httpx.Response) -> None:

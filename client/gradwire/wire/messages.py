@@ -40,6 +40,8 @@ __all__ = [
     "OriginDocument",
     "OutputsRequest",
     "Ref",
+    "ResidentDocument",
+    "ResidentList",
     "RunOptions",
     "RunResponse",
     "SessionDocument",
@@ -235,8 +237,29 @@ class TransformRequest(TransformDocument, total=False):
     name: str
 
 
+class ResidentDocument(TypedDict):
+    """What a server says of a resident tensor; `version` grows with its owner's every write."""
+
+    name: str
+    dtype: Dtype
+    shape: list[int]
+    bytes: int
+    version: int
+    updated_at: str
+
+
+class ResidentList(TypedDict):
+    """One page of a caller's resident tensors."""
+
+    tensors: list[ResidentDocument]
+    next_cursor: str | None
+
+
 class RunOptions(TypedDict, total=False):
-    """What any run may carry."""
+    """What any run may carry.
+
+    `store` names, by path, results that become resident tensors instead of being answered.
+    """
 
     transforms: Sequence[TransformDocument]
     in_axes: Mapping[str, int | None]
@@ -244,6 +267,7 @@ class RunOptions(TypedDict, total=False):
     nan_policy: Literal["propagate", "error"]
     deadline_ms: float
     tier: Literal["auto", "compiled", "interpreted"]
+    store: Mapping[str, str]
 
 
 class ForwardRequest(RunOptions, total=False):
@@ -293,6 +317,7 @@ class RunResponse(TypedDict, total=False):
     outputs: Required[dict[str, TensorDocument]]
     gradients: dict[str, TensorDocument]
     tangents: dict[str, TensorDocument]
+    stored: dict[str, ResidentDocument]
 
 
 class JvpAvailability(TypedDict):

@@ -290,7 +290,7 @@ class Tensor(Kind):
 
     @property
     def annotation(self) -> str:
-        return "ArrayLike"
+        return "TensorLike"
 
     @property
     def is_tensor(self) -> bool:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from . import meta, ops, runs, sessions
+from . import meta, ops, runs, sessions, tensors
 
 __all__ = ["ROUTES"]
 
-ROUTES: tuple[Route, ...] = (*sessions.ROUTES, *runs.ROUTES, *ops.ROUTES, *meta.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *sessions.ROUTES,
+    *runs.ROUTES,
+    *tensors.ROUTES,
+    *ops.ROUTES,
+    *meta.ROUTES,
+)

@@ -15,7 +15,7 @@ from ..errors import Draining
 from ..http import Call, Reply
 from ..metrics import CONTENT_TYPE
 from ..openapi import openapi_document
-from .sessions import MAX_PAGE
+from .paging import MAX_PAGE
 
 __all__ = ["ROUTES"]
 
@@ -33,6 +33,8 @@ def limits(call: Call) -> Reply:
             "nodes_per_session": settings.max_nodes,
             "sessions_per_owner": settings.max_sessions,
             "session_seconds": settings.session_seconds,
+            "tensors_per_owner": settings.max_tensors,
+            "tensor_bytes_per_owner": settings.tensor_bytes,
             "runs_at_a_time": settings.run_threads,
             "runs_at_a_time_per_owner": settings.runs_per_owner,
             "runs_waiting": settings.queue,

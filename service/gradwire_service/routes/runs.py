@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 from starlette.routing import Route
 
 from gradwire.wire.errors import WireError
 from gradwire_engine import Builder, Graph
 from gradwire_engine.builder import check_name
 from gradwire_engine.errors import EngineError, InvalidOption, InvalidShape
+from gradwire_engine.request import RESULTS
 
 from ..dispatch import Handler, resource
 from ..elements import check_elements, types_of
 from ..http import Call, Reply
+from ..reading import join
 from ..requests import RunRequest, execute_request, run_request
 
 __all__ = ["ROUTES"]
 
-_RESULTS = {
-    "forward": ("outputs",),
-    "vjp": ("outputs", "gradients"),
-    "jvp": ("outputs", "tangents"),
-}
+Array = np.ndarray[Any, Any]
 
 
 def run_session(mode: str, call: Call) -> Reply:
@@ -41,7 +40,7 @@ def execute(call: Call) -> Reply:
     """`POST /v1/execute`."""
     settings = call.service.settings
     with call.watch.step("decode"):
-        wanted = execute_request(call.document())
+        wanted = execute_request(call.document(), call.resident)
         builder = Builder(
             wanted.inputs, memory_limit=settings.memory_bytes, node_limit=settings.max_nodes
         )
@@ -58,8 +57,9 @@ def run(call: Call, graph: Graph, wanted: RunRequest) -> Reply:
     with watch.step("decode"):
         with _paths_under(wanted.tensors.prefix):
             prepared = call.service.engine.prepare(graph, wanted.spec)
+            _check_store(wanted.store, prepared.paths)
         tensors = wanted.tensors.decode(
-            {path: (e.dtype, e.shape) for path, e in prepared.expects.items()}
+            {path: (e.dtype, e.shape) for path, e in prepared.expects.items()}, call.resident
         )
     try:
         with _paths_under(wanted.tensors.prefix):
@@ -72,8 +72,39 @@ def run(call: Call, graph: Graph, wanted: RunRequest) -> Reply:
     watch.note("execute", result.execute_ms / 1e3)
     call.exchange.tier = result.tier
     headers = {"Gradwire-Tier": result.tier, "Cache-Control": "no-store"}
-    groups = _RESULTS[wanted.spec.mode]
-    return call.results(result.results, groups, wanted.tensors.base64, headers)
+    stored = _store(call, wanted.store, result.results)
+    results = {path: array for path, array in result.results.items() if path not in stored}
+    groups = RESULTS[wanted.spec.mode]
+    return call.results(results, groups, stored, wanted.tensors.base64, headers)
+
+
+def _check_store(store: Mapping[str, str], paths: Sequence[str]) -> None:
+    """Refuse, before anything runs, what cannot be stored."""
+    names: set[str] = set()
+    for path, name in store.items():
+        if path not in paths:
+            raise InvalidOption(
+                path=join("store", path),
+                value=path[:300],
+                reason=f"this run answers with {', '.join(paths)}",
+            )
+        if check_name(name) in names:
+            reason = "another result of the run is to have that name"
+            raise InvalidOption(path=join("store", path), value=name, reason=reason)
+        names.add(name)
+
+
+def _store(
+    call: Call, store: Mapping[str, str], results: Mapping[str, Array]
+) -> dict[str, dict[str, Any]]:
+    """Keep results as resident tensors, all or none; what became of them, by path."""
+    if not store:
+        return {}
+    arrays = {name: results[path] for path, name in store.items()}
+    with call.watch.step("store"):
+        # Up to the last moment: what nobody waits for any more leaves nothing behind.
+        rows = call.service.tensors.put(call.owner, arrays, lambda _: call.stop.check())
+    return {path: rows[name].document() for path, name in store.items()}
 
 
 _PEEK = 2**16

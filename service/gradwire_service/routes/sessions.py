@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 from gradwire_engine.errors import InvalidOption
@@ -15,11 +14,9 @@ from ..dispatch import resource
 from ..http import Call, Reply
 from ..requests import append_request, outputs_request, session_request, transform_request
 from ..store import AlreadyDone, Moved
+from .paging import cursor_of, natural, page_after, page_limit
 
 __all__ = ["ROUTES"]
-
-MAX_PAGE = 1000
-"""The most sessions that one page of the list may hold."""
 
 
 def create(call: Call) -> Reply:
@@ -32,15 +29,15 @@ def create(call: Call) -> Reply:
 def index(call: Call) -> Reply:
     """`GET /v1/sessions`."""
     query = call.query("limit", "cursor")
-    limit = _natural(query, "limit", 100, low=1, high=MAX_PAGE)
-    after = _after(query["cursor"]) if "cursor" in query else 0
-    sessions, more = call.service.sessions.page(call.owner, after, limit)
-    return call.reply({"sessions": sessions, "next_cursor": _cursor(more)}, headers=_FRESH)
+    after = page_after(query, _NUMBER)
+    sessions, more = call.service.sessions.page(call.owner, int(after or 0), page_limit(query))
+    cursor = None if more is None else cursor_of(str(more))
+    return call.reply({"sessions": sessions, "next_cursor": cursor}, headers=_FRESH)
 
 
 def read(call: Call) -> Reply:
     """`GET /v1/sessions/{sid}`."""
-    since = _natural(call.query("since"), "since", 0)
+    since = natural(call.query("since"), "since", 0)
     session = call.service.sessions.read(call.owner, call.sid, since)
     return call.reply(session, headers=_state(session))
 
@@ -53,7 +50,7 @@ def delete(call: Call) -> Reply:
 
 def append(call: Call) -> Reply:
     """`POST /v1/sessions/{sid}/nodes`."""
-    wanted = append_request(call.document())
+    wanted = append_request(call.document(), call.resident)
     sessions = call.service.sessions
     added = sessions.append(call.owner, call.sid, wanted, call.if_match, call.key)
     return call.reply(added, 201, _state(added))
@@ -61,7 +58,10 @@ def append(call: Call) -> Reply:
 
 async def append_swiftly(call: Call) -> Reply | None:
     """`append` on the event loop, if it takes next to no time there."""
-    wanted = append_request(call.document())
+    try:
+        wanted = append_request(call.document(), _elsewhere)
+    except _Elsewhere:
+        return None
     sessions = call.service.sessions
     staged = sessions.stage(call.owner, call.sid, wanted, call.if_match, call.key)
     if staged is None:
@@ -76,6 +76,14 @@ async def append_swiftly(call: Call) -> Reply | None:
     return call.reply(staged.document, 201, _state(staged.document))
 
 
+class _Elsewhere(Exception):
+    """A resident tensor is wanted, and to find one takes a look at the disk."""
+
+
+def _elsewhere(names: Collection[str]) -> NoReturn:
+    raise _Elsewhere(*names)
+
+
 def declare(call: Call) -> Reply:
     """`PUT /v1/sessions/{sid}/outputs`."""
     outputs = outputs_request(call.document())
@@ -87,7 +95,9 @@ def transform(call: Call) -> Reply:
     """`POST /v1/sessions/{sid}/transforms`."""
     wanted = transform_request(call.document())
     sessions = call.service.sessions
-    session = sessions.transform(call.owner, call.sid, wanted, call.if_match, call.key)
+    session = sessions.transform(
+        call.owner, call.sid, wanted, call.resident, call.if_match, call.key
+    )
     return call.reply(session, 201, _new(session))
 
 
@@ -128,6 +138,7 @@ ROUTES = (
     resource("/v1/sessions/{sid}/values/{ref:path}", get=value),
 )
 
+_NUMBER = re.compile("[0-9]{1,18}")
 _FRESH = {"Cache-Control": "no-store"}
 
 
@@ -139,18 +150,6 @@ def _new(session: Mapping[str, Any]) -> dict[str, str]:
     return {**_state(session), "Location": f"/v1/sessions/{session['id']}"}
 
 
-def _natural(
-    query: Mapping[str, str], name: str, default: int, *, low: int = 0, high: int = 2**62
-) -> int:
-    text = query.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high):
-        bound = f"from {low} to {high}" if high < 2**62 else f"of at least {low}"
-        raise InvalidOption(path=name, value=text, reason=f"it is an integer {bound}")
-    return int(text)
-
-
 def _shape(text: str) -> tuple[int, ...]:
     """`2,3` as a shape; nothing at all is the shape of a scalar."""
     sizes = text.split(",") if text else []
@@ -158,18 +157,3 @@ def _shape(text: str) -> tuple[int, ...]:
         reason = "a shape is sizes with commas between them, as in 2,3; empty for a scalar"
         raise InvalidOption(path="shape", value=text, reason=reason)
     return tuple(int(size) for size in sizes)
-
-
-def _cursor(after: int | None) -> str | None:
-    return None if after is None else base64.urlsafe_b64encode(b"%d" % after).decode("ascii")
-
-
-def _after(cursor: str) -> int:
-    try:
-        text = base64.b64decode(cursor, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        text = b""
-    if not text.isdigit() or len(text) >= 19:
-        reason = "a cursor is the next_cursor of an earlier answer"
-        raise InvalidOption(path="cursor", value=cursor, reason=reason)
-    return int(text)
