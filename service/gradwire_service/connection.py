@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gradwire.wire.messages import PROBLEM, REQUEST_ID
@@ -120,7 +121,8 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if not (self._in_head and self._head_bytes) or self._refused:
             return
         if self._head_bytes > self._rules.header_bytes:
@@ -129,8 +131,33 @@ class Connection(HttpToolsProtocol):
         elif self._head is None:
             self._await_head()
 
+    def _feed(self, data: bytes) -> None:
+        """Parse; instead of uvicorn, which loses what stands behind a request for an upgrade."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._serve_as_it_is(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _serve_as_it_is(self, rest: bytes) -> None:
+        """Serve a request that wished for another protocol by this one, as clients have to expect.
+
+        The parser takes what follows such a head for another protocol, a body as well, which would
+        then be read as the next request. So it gets the head again, without the wish.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            self.send_400_response("")
+            return
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version.encode("ascii"))]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self._feed(b"\r\n".join([*lines, b"", rest]))
+
     def on_headers_complete(self) -> None:
         """The headers of a request are there."""
+        if self.parser.should_upgrade():
+            return
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self._rules.header_bytes:
             self._fault = HeadersTooLarge(limit=self._rules.header_bytes, actual=size)
@@ -147,6 +174,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is there, its body included."""
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
         if self._tail is not None:
