@@ -133,7 +133,8 @@ class Connection(HttpToolsProtocol):
         self._piece = len(data)
         if self._in_head:
             self._head_bytes += self._piece
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if not (self._in_head and self._head_bytes) or self._refused:
             return
         if self._head_bytes > self._rules.header_bytes:
@@ -142,8 +143,33 @@ class Connection(HttpToolsProtocol):
         elif self._head is None:
             self._await_head()
 
+    def _feed(self, data: bytes) -> None:
+        """Parse; instead of uvicorn, which loses what stands behind a request for an upgrade."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._serve_as_it_is(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _serve_as_it_is(self, rest: bytes) -> None:
+        """Serve a request that wished for another protocol by this one, as clients have to expect.
+
+        The parser takes what follows such a head for another protocol, a body as well, which would
+        then be read as the next request. So it gets the head again, without the wish.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            self.send_400_response("")
+            return
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version.encode("ascii"))]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self._feed(b"\r\n".join([*lines, b"", rest]))
+
     def on_headers_complete(self) -> None:
         """The headers of a request are there."""
+        if self.parser.should_upgrade():
+            return
         if self._head_bytes + self._piece > self._rules.header_bytes:  # else they cannot be
             self._check_size()
         self._in_head = False
@@ -184,6 +210,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is there, its body included."""
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
         if self._tail is not None:

@@ -209,14 +209,28 @@ def memory(server: Server) -> float:
     return float(found[1])
 
 
-def test_bodies_of_all_clients_share_a_memory(hasty: Server) -> None:
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One that waits longer than a test needs to fill it, on a busy machine too."""
+    with Server(
+        tmp_path_factory.mktemp("patient") / "data",
+        header_seconds=60,
+        body_seconds=8,
+        connections=40,
+        max_body_bytes=50_000_000,
+        body_memory_bytes=60_000_000,
+    ) as server:
+        yield server
+
+
+def test_bodies_of_all_clients_share_a_memory(patient: Server) -> None:
     """Two of 40 MB are more than a server with 60 MB for bodies takes at a time."""
-    with connect(hasty) as first:
+    with connect(patient) as first:
         first.sendall(post("/v1/sessions", "Content-Length: 40000001") + b" " * 40_000_000)
         answers: list[bytes] = []
 
         def overloaded() -> bool:
-            with connect(hasty) as second:
+            with connect(patient) as second:
                 second.sendall(post("/v1/sessions", "Content-Length: 40000001"))
                 with suppress(OSError):
                     second.sendall(b" " * 40_000_000)
@@ -228,7 +242,8 @@ def test_bodies_of_all_clients_share_a_memory(hasty: Server) -> None:
         assert b"retry-after: " in answers[-1].lower()
         read(rest(first), 408, "request_timeout")
     assert (
-        hasty.http.post("/v1/sessions", content=b" " * 40_000_000, headers=JSON).status_code == 400
+        patient.http.post("/v1/sessions", content=b" " * 40_000_000, headers=JSON).status_code
+        == 400
     )
 
 
@@ -313,15 +328,42 @@ def test_pipelined_requests_are_answered_in_order(hasty: Server) -> None:
     assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [b"200", b"200", b"404", b"200"]
 
 
-def test_connections_have_a_bound(hasty: Server) -> None:
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_wish_for_another_protocol_is_ignored(hasty: Server, protocol: str, apart: bool) -> None:
+    """And what stands behind it is its body and the next request, not another protocol."""
+    head = post(
+        "/v1/execute",
+        "Content-Length: 14",
+        "Connection: keep-alive, Upgrade, HTTP2-Settings",
+        f"Upgrade: {protocol}",
+        "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
+    )
+    hidden = b"GET /smuggled "  # 14 bytes: a body that looks like a request
+    rest = hidden + b"GET /v1/limits HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with connect(hasty) as connection:
+        connection.sendall(head if apart else head + rest)
+        if apart:
+            time.sleep(0.1)
+            connection.sendall(rest)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [b"400", b"200"]
+    assert b"it is not JSON" in answer
+    assert b"smuggled" not in answer
+    assert "Traceback" not in hasty.log()
+
+
+def test_connections_have_a_bound(patient: Server) -> None:
     with ExitStack() as stack:
-        held = [stack.enter_context(connect(hasty)) for _ in range(45)]
+        held = [stack.enter_context(connect(patient)) for _ in range(45)]
         answers = [connection.recv(65536) for connection in held[-3:]]
         for answer in answers:
             facts = read(answer, 503, "overloaded")
             assert "40 connections are open" in facts["reason"]
             assert b"retry-after: 1" in answer.lower()
-    eventually(lambda: served(hasty))
+    eventually(lambda: served(patient))
 
 
 def served(server: Server) -> bool:
