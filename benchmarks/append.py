@@ -15,16 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import uvloop  # noqa: E402
+from bench.figures import Figures  # noqa: E402
+from bench.servers import echo, processor  # noqa: E402
 
 from gradwire_service.sqlite_store import SqliteStore  # noqa: E402
 from gradwire_service.store import Append, Line, LogEntry, NewSession, Store, now  # noqa: E402
@@ -41,23 +40,6 @@ from tests.service.serving import Server  # noqa: E402
 
 CLIENTS = 32
 NODE = '{"nodes":[{"op":"tanh","inputs":["x"],"name":"block%d/h%d","source":"model.py:%d"}]}'
-
-
-@dataclass
-class Figures:
-    """What was measured, with what is wanted of it where something is."""
-
-    rows: list[tuple[str, float, str, str, bool | None]] = field(default_factory=list)
-
-    def add(
-        self, what: str, value: float, unit: str, *, least: float = 0.0, most: float = 0.0
-    ) -> None:
-        """Note and print a figure; `least` or `most` is what is wanted."""
-        wanted = f">= {least:g}" if least else f"<= {most:g}" if most else ""
-        met = value >= least if least else value <= most if most else None
-        self.rows.append((what, value, unit, wanted, met))
-        verdict = {None: "", True: "met", False: "MISSED"}[met]
-        print(f"{what:58} {value:10.4g} {unit:6} {wanted:9} {verdict}", flush=True)
 
 
 # -- the store alone -------------------------------------------------------------------------------
@@ -108,33 +90,6 @@ def threads(store: Store, writers: int, seconds: float) -> Timing:
 # -- over HTTP -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def echo() -> Iterator[tuple[int, int]]:
-    """A bare echo server: its port and its process."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        *(sys.executable, "-m", "uvicorn", "echo:app", "--app-dir", str(HERE)),
-        *("--port", str(port), "--loop", "uvloop", "--http", "httptools"),
-        *("--no-access-log", "--log-level", "warning"),
-    ]
-    process = subprocess.Popen(command)
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.05)
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def load(port: int, paths: list[str], count: int, connections: int) -> Timing:
     """`count` POSTs of one node each, from a process of its own."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
@@ -165,12 +120,6 @@ def generate(file: Path, port: int, count: int, connections: int, paths: list[st
     timing.seconds.sort()
     del timing.seconds[:connections]  # the last look of each connection, which sent nothing
     file.write_text(json.dumps({"seconds": timing.seconds, "whole": timing.whole}))
-
-
-def processor(pid: int) -> float:
-    """Seconds of processor time that a process has taken."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def create(server: Server, sessions: int) -> list[str]:
@@ -318,11 +267,8 @@ def main() -> int:
         return 0
     figures = measure(given.quick)
     if given.json is not None:
-        keys = ("what", "value", "unit", "wanted", "met")
-        given.json.write_text(
-            json.dumps([dict(zip(keys, row, strict=True)) for row in figures.rows])
-        )
-    return int(any(met is False for *_, met in figures.rows))
+        figures.write(given.json)
+    return int(figures.missed)
 
 
 if __name__ == "__main__":

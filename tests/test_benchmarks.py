@@ -55,6 +55,31 @@ def test_arguments_that_make_no_sense(arguments: list[str], message: str) -> Non
     assert message in done.stderr
 
 
+def wire(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / "wire.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=250)
+
+
+@pytest.mark.slow
+def test_a_quick_run_over_the_wire(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    done = wire("small", "--quick", "--json", str(figures))
+    assert done.returncode in (0, 1), done.stderr  # no times are judged here
+    found = {row["what"]: row["value"] for row in json.loads(figures.read_text())}
+    assert found["16 elements, JSON: echo, p50"] > 0
+    assert found["16 elements, safetensors: above it, p50"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["smal"], "no section is called 'smal'"), (["small", "--write"], "--write is for all")],
+)
+def test_arguments_of_the_wire_that_make_no_sense(arguments: list[str], message: str) -> None:
+    done = wire(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 @pytest.mark.parametrize("shapes", ["round", "odd"])
 def test_every_case_is_a_graph(bench: Any, shapes: str) -> None:
     cases, ours = bench("cases"), bench("peers.ours")

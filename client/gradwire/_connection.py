@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import httpx
@@ -61,6 +62,7 @@ class Connection:
     def __init__(self, http: httpx.Client, config: Config) -> None:
         self.config = config
         self._http = http
+        self._url = _resolver(http)
 
     def close(self) -> None:
         """Closes the pool."""
@@ -101,7 +103,7 @@ class Connection:
             with measured(meters, "sending", attempt.size) as count:
                 request = self._http.build_request(
                     attempt.method,
-                    attempt.path,
+                    self._url(attempt.path),
                     params=attempt.query or None,
                     headers=_headers(attempt),
                     content=_slices(attempt, count) if attempt.chunks else None,
@@ -126,6 +128,7 @@ class AsyncConnection:
     def __init__(self, http: httpx.AsyncClient, config: Config) -> None:
         self.config = config
         self._http = http
+        self._url = _resolver(http)
 
     async def close(self) -> None:
         """Closes the pool."""
@@ -166,7 +169,7 @@ class AsyncConnection:
             with measured(meters, "sending", attempt.size) as count:
                 request = self._http.build_request(
                     attempt.method,
-                    attempt.path,
+                    self._url(attempt.path),
                     params=attempt.query or None,
                     headers=_headers(attempt),
                     content=_async_slices(attempt, count) if attempt.chunks else None,
@@ -185,14 +188,29 @@ class AsyncConnection:
         return Reply(response.status_code, dict(response.headers), buffer.whole())
 
 
+def _resolver(http: httpx.Client | httpx.AsyncClient) -> Callable[[str], httpx.URL]:
+    """What makes the whole URL of a path, which takes as long as sending a little."""
+
+    @lru_cache(maxsize=128)
+    def url(path: str) -> httpx.URL:
+        return http.build_request("GET", path).url
+
+    return url
+
+
 def _headers(attempt: Attempt) -> dict[str, str]:
     # httpx sends an iterator's length only if told; and asks for compression unless told not to.
     length = {"Content-Length": str(attempt.size)} if attempt.chunks else {}
     return {"Accept-Encoding": "identity", **attempt.headers, **length}
 
 
+_SMALL: Final = 1 << 16
+
+
 def _slices(attempt: Attempt, count: Callable[[int], object]) -> Iterator[bytes]:
-    for chunk in attempt.chunks:
+    # Each piece is a write, and wakes the server: what is small goes in one.
+    chunks = attempt.chunks if attempt.size > _SMALL else (b"".join(attempt.chunks),)
+    for chunk in chunks:
         view = memoryview(chunk)
         for at in range(0, len(view), CHUNK):
             piece = view[at : at + CHUNK]

@@ -68,14 +68,14 @@ class Reply:
 
     async def send(self, send: Send) -> None:
         """Send it as one HTTP response."""
-        length = sum(len(chunk) for chunk in self.chunks)
+        length = sum(map(len, self.chunks))
         headers = [
-            (k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in self.headers.items()
+            (name.lower().encode(), text.encode("latin-1")) for name, text in self.headers.items()
         ]
         if self.media_type is not None:
-            headers.append((b"content-type", self.media_type.encode("latin-1")))
+            headers.append((b"content-type", self.media_type.encode()))
         if self.status not in (204, 304):
-            headers.append((b"content-length", str(length).encode("ascii")))
+            headers.append((b"content-length", b"%d" % length))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         *first, last = self.chunks or (b"",)
         if length > _PROMPT:

@@ -98,6 +98,7 @@ class SocketIntake:
             timer.cancel()
             connection.flow.pause_reading()
             connection.transport.set_protocol(connection)
+            filler.release()
         return filler.filled
 
 
@@ -114,6 +115,10 @@ class _Filler(asyncio.BufferedProtocol):
         """There will be no more, for now."""
         if not self.finished.done():
             self.finished.set_result(None)
+
+    def release(self) -> None:
+        """Forget the memory: transports remember their last protocol of this kind."""
+        self._view = memoryview(b"")
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint

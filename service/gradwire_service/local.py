@@ -173,5 +173,4 @@ class _Chunks(httpx.SyncByteStream):
         self._chunks = chunks
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._chunks:
-            yield bytes(chunk)
+        yield from self._chunks  # type: ignore[misc] # httpx passes buffers on as they are

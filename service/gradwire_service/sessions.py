@@ -647,17 +647,14 @@ def _quick(builder: Builder, entries: Sequence[Entry]) -> bool:
     Suggestions for an unknown name take a look at every name, and a blob goes to the disk.
     """
     coming = {entry.name for entry in entries}
-    return all(
-        all(
-            not isinstance(ref, str) or ref in builder.names or ref in coming
-            for ref in entry.inputs
-        )
-        and not any(
-            isinstance(value, np.ndarray) and value.size > MAX_INLINE
-            for value in (entry.attrs or {}).values()
-        )
-        for entry in entries
-    )
+    for entry in entries:
+        for ref in entry.inputs:
+            if isinstance(ref, str) and ref not in builder.names and ref not in coming:
+                return False
+        for value in (entry.attrs or {}).values():
+            if isinstance(value, np.ndarray) and value.size > MAX_INLINE:
+                return False
+    return True
 
 
 def _new_session(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwire.wire import json as wire_json
 from gradwire.wire.errors import STATUS, WireError, problem, read_problem
+from gradwire.wire.tensors import encode_tensor
 
 documents = st.recursive(
     st.none()
@@ -61,6 +65,49 @@ def test_what_json_refuses(body: bytes, words: str) -> None:
         wire_json.loads(body)
     assert caught.value.code == "malformed_body"
     assert words in caught.value.reason
+
+
+texts = st.text(st.sampled_from('ab":\\ \t\u00e9'), max_size=6).map(json.dumps)
+spaces = st.sampled_from(["", " ", "\n", "\t "])
+numbers = st.sampled_from(["0", "-1", "1.5", "1e400", str(2**63), str(2**64), str(-(2**63) - 1)])
+
+
+def objects(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    member = st.tuples(texts, spaces, spaces, inner).map("{0[0]}{0[1]}:{0[2]}{0[3]}".format)
+    lists = st.lists(inner).map(lambda items: f"[{','.join(items)}]")
+    return st.lists(member).map(lambda m: f"{{{','.join(m)}}}") | lists
+
+
+leaves = texts | numbers
+long = st.tuples(leaves, leaves, st.integers(60, 70)).map(
+    lambda i: f"[{','.join([i[0]] * i[2])},{i[1]}]"
+)
+
+
+@settings(deadline=None)
+@given(st.recursive(leaves | long, objects, max_leaves=12))
+def test_what_is_read_fast_is_what_is_read_strictly(text: str) -> None:
+    def outcome(read: Callable[[bytes], object]) -> object:
+        try:
+            return repr(read(text.encode()))
+        except WireError as error:
+            return error.reason
+
+    assert outcome(wire_json.loads) == outcome(wire_json._strictly)
+
+
+@pytest.mark.parametrize("body", [b'{"a": 1, "a" : 2}', b'{"a"\n:1,"b:":{"a":0},"a":2}'])
+def test_no_space_hides_a_key_that_came_twice(body: bytes) -> None:
+    with pytest.raises(WireError, match="twice"):
+        wire_json.loads(body)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool"])
+def test_arrays_are_written_as_their_documents(dtype: str) -> None:
+    array = np.array([[0, 1], [1, 0]], dtype)
+    assert wire_json.loads(wire_json.dumps({"x": array})) == {"x": encode_tensor(array)}
+    huge = wire_json.dumps({"x": array, "n": 2**70})  # which orjson does not write
+    assert wire_json.loads(huge) == {"x": encode_tensor(array), "n": 2**70}
 
 
 def test_integers_are_exact_and_pairs_of_surrogates_whole() -> None:

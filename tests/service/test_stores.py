@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -574,3 +575,40 @@ def test_a_server_that_crashes_is_waited_for(postgres: Cluster, tmp_path: Path) 
     append(store, found(store), entries("c"))
     assert store.entries(found(store), 0, 9) == [b"a", b"c"]
     store.close()
+
+
+def test_one_of_a_group_is_refused_and_the_others_stay(tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path)) as store:
+        rows = []
+        for k in range(3):
+            store.create(NewSession("o", f"ses_{k}", None, [], {}, now()), [], 10, None)
+            row = store.find("o", f"ses_{k}")
+            assert row is not None
+            rows.append(row)
+
+        def append(row: SessionRow, version: int, key: str | None = None) -> Append:
+            receipt = None if key is None else Receipt(Scope("o", "nodes", row.id, key), "d", b"{}")
+            return Append(row.number, version, [LogEntry(b"%d" % version)], now(), receipt, Line(0))
+
+        behind = append(rows[0], 0)
+        twice = append(rows[1], 1, "k")
+        group = [
+            replace(behind, receipt=None),
+            replace(append(rows[0], 1), line=behind.line),
+            append(rows[1], 0, "k"),
+            twice,
+            append(rows[2], 5),
+        ]
+        outcomes = store._commit(group)
+        assert [type(o) for o in outcomes] == [*[type(None)] * 3, AlreadyDone, Moved]
+        assert [store.entries(row, 0, 9) for row in rows] == [[b"0", b"1"], [b"0"], []]
+        assert list(store._commit([append(rows[k], v) for k, v in ((0, 2), (1, 1), (2, 0))])) == [
+            None,
+            None,
+            None,
+        ]
+        assert [store.entries(row, 2 - k, 9) for k, row in enumerate(rows)] == [
+            [b"2"],
+            [b"1"],
+            [b"0"],
+        ]

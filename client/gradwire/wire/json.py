@@ -87,11 +87,13 @@ def _count_keys(document: object) -> int | None:
             items: Iterable[object] = members.values()
         elif isinstance(node, list):
             items = cast("list[object]", node)
-            if len(items) > _LONG:
-                kinds = set(map(type, items))
-                # A list that has floats only is no list of integers, and one of them may be long.
-                if kinds <= {float} or not kinds & {float, dict, list}:
-                    continue
+            if len(items) > _LONG and type(items[0]) in (int, float):
+                try:
+                    numbers = cast("list[float]", items)
+                    if min(numbers) > -_INT64 and max(numbers) < _INT64:
+                        continue
+                except TypeError:  # something else is among them
+                    pass
         else:
             items = (node,)
         for item in items:
