@@ -17,6 +17,7 @@ from __future__ import annotations
 from gradwire import errors
 from gradwire._client import AsyncClient, Client, connect, connect_async, local
 from gradwire._function import AsyncFunction, Function, JvpResult, VjpResult
+from gradwire._linear import AsyncLinearization, Linearization
 from gradwire._resident import (
     AsyncResidentTensor,
     AsyncResidentTensors,
@@ -32,6 +33,7 @@ from gradwire.errors import ConnectionFailed, GradwireError, TimedOut
 __all__ = [
     "AsyncClient",
     "AsyncFunction",
+    "AsyncLinearization",
     "AsyncResidentTensor",
     "AsyncResidentTensors",
     "AsyncSession",
@@ -42,6 +44,7 @@ __all__ = [
     "GradwireError",
     "Input",
     "JvpResult",
+    "Linearization",
     "Literal",
     "ResidentTensor",
     "ResidentTensors",

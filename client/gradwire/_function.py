@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, cast
 
+from gradwire._linear import AsyncLinearization, Linearization
+
 if TYPE_CHECKING:
     from gradwire._exchanges import Store
     from gradwire._protocol import Exchange
@@ -288,6 +290,26 @@ class Function(_Base[OutT]):
         """
         return self._perform(self._plan.hessian(wrt, {**(inputs or {}), **named}))
 
+    def linearize(
+        self,
+        inputs: Feed | None = None,
+        *,
+        wrt: Sequence[str] | None = None,
+        **named: TensorLike,
+    ) -> Linearization[OutT]:
+        """The derivative at a point: runs once, and then maps any number of (co)tangents.
+
+        `with f.linearize(x=x) as lin:` ends it after the block; else the server does when nobody
+        has used it for a while.
+
+        Args:
+            inputs: The point, by input name.
+            wrt: Inputs that have tangents; by default every differentiable one.
+            named: The point, by input name.
+        """
+        plan = self._perform(self._plan.linearize({**(inputs or {}), **named}, wrt))
+        return Linearization(plan, self._perform, single=self._single)
+
 
 class AsyncFunction(_Base[OutT]):
     """As `Function`, of an `AsyncSession`: every run is awaited."""
@@ -393,3 +415,14 @@ class AsyncFunction(_Base[OutT]):
     ) -> dict[str, dict[str, Array]]:
         """As `Function.hessian`."""
         return await self._perform(self._plan.hessian(wrt, {**(inputs or {}), **named}))
+
+    async def linearize(
+        self,
+        inputs: Feed | None = None,
+        *,
+        wrt: Sequence[str] | None = None,
+        **named: TensorLike,
+    ) -> AsyncLinearization[OutT]:
+        """As `Function.linearize`."""
+        plan = await self._perform(self._plan.linearize({**(inputs or {}), **named}, wrt))
+        return AsyncLinearization(plan, self._perform, single=self._single)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from gradwire._exchanges import Groups, Store, perform_run
+from gradwire._exchanges import Groups, Store, perform_run, transform
+from gradwire._linear import End, LinearPlan
 from gradwire._protocol import Exchange, segment
+from gradwire._shapes import FLOATS
 from gradwire._tensor import BaseTensor, slot_of
 from gradwire._values import as_sent, by_name
 from gradwire.wire.tensors import DTYPES
@@ -196,6 +198,39 @@ class RunPlan:
                 blocks[row][column] = last.reshape(last.shape[:-1] + handle.shape)
         return blocks
 
+    def linearize(self, inputs: Feed, wrt: Sequence[str] | None) -> Exchange[LinearPlan]:
+        """The linear map at a point, in a session of its own."""
+        if self.in_axes:
+            raise ValueError("a mapped function is not linearized: linearize the function itself")
+        recorder = self.recorder
+        wrt = _names(wrt)
+        order = recorder.differentiable if wrt is None else wrt
+        document: dict[str, object] = {"transform": "linearize", "inputs": {}}
+        keys: dict[str, BaseTensor | str] = {}
+        if self.outputs is not None:
+            keys = {_key(output): output for output in self.outputs.values()}
+            document["outputs"] = [_ref(output) for output in keys.values()]
+        if wrt is not None:
+            document["wrt"] = wrt
+        session = yield from transform(
+            recorder.id, document, recorder.feed(inputs), None, binary=recorder.binary
+        )
+        starts = zip(order, session["inputs"], strict=True)
+        # Only floats have tangents, and the answer tells them in the order that was asked for.
+        floats = [key for key, output in keys.items() if self._dtype(output) in (*FLOATS, None)]
+        names = dict(zip(floats, session["outputs"], strict=True))
+        return LinearPlan(
+            session["id"],
+            {name: End(s["name"], tuple(s["shape"]), s["dtype"]) for name, s in starts},
+            {
+                key: self._end(names[_key(output)], output)
+                for key, output in (self.outputs or {}).items()
+                if _key(output) in names
+            },
+            self.options,
+            recorder.binary,
+        )
+
     # -- parts -------------------------------------------------------------------------------------
 
     def _run(
@@ -246,10 +281,11 @@ class RunPlan:
         return f"{group}/{_key(self.outputs[key])}"
 
     def _named(self, results: Arrays) -> Arrays:
-        """Results under the caller's keys, in the caller's order."""
+        """Results under the caller's keys, in the caller's order; only floats have tangents."""
         if self.outputs is None:
             return results
-        return {key: results[_key(output)] for key, output in self.outputs.items()}
+        wire = {key: _key(output) for key, output in self.outputs.items()}
+        return {key: results[name] for key, name in wire.items() if name in results}
 
     def _inputs(self, values: Feed) -> dict[str, Sent]:
         return self._feed("inputs", values)
@@ -285,6 +321,10 @@ class RunPlan:
         if declared is not None:
             return self.recorder.by_id.get(declared)
         return self.recorder.by_name.get(output)
+
+    def _end(self, name: str, output: BaseTensor | str) -> End:
+        handle = self._handle(output)
+        return End(name) if handle is None else End(name, handle.shape, handle.dtype)
 
     def _dtype(self, output: BaseTensor | str) -> str | None:
         handle = self._handle(output)

@@ -606,7 +606,7 @@ class MemoryLimit(LimitReached, code="memory_limit"):
 
 
 class QuotaExceeded(LimitReached, code="quota_exceeded"):
-    """A count (nodes, sessions, tensors, tensor_bytes) has reached its limit."""
+    """A count (nodes, sessions, tensors, ..._bytes) has reached its limit."""
 
     quota: str
 

@@ -110,7 +110,7 @@ def bind(split: Linearization, graph: Graph, residuals: Sequence[np.ndarray[Any,
     for i, spec in enumerate(graph.inputs):
         if spec.name in constants:
             builder.origin = origins[spec.name]
-            arguments[i] = builder.apply(Const(Literal(constants[spec.name])))
+            arguments[i] = builder.apply(Const(Literal.adopt(constants[spec.name])))
     ordered = [arguments[i] for i in range(len(graph.inputs))]
     env = import_nodes(builder, graph, ordered, names=True)
     return builder.graph([(name, env[id]) for name, id in graph.outputs])

@@ -44,6 +44,9 @@ CACHED_PREPARATIONS = 512
 CACHED_VALUES = 200_000
 """How many values the graphs of all cached preparations may have: plans hold several times that."""
 
+CACHED_BYTES = 2**30
+"""How many bytes of constants they may hold, in memory or as files that are mapped into it."""
+
 
 class Engine:
     """Runs and transforms graphs. Safe to share between threads.
@@ -107,9 +110,16 @@ class Engine:
             while len(self._cache) > 1 and (
                 len(self._cache) > CACHED_PREPARATIONS
                 or sum(kept.question.graph.size for kept in self._cache.values()) > CACHED_VALUES
+                or sum(kept.constant_bytes for kept in self._cache.values()) > CACHED_BYTES
             ):
                 self._cache.popitem(last=False)
         return made
+
+    def forget(self, graph: Graph) -> None:
+        """Let go of what is kept for a graph, such as constants that are files."""
+        with self._lock:
+            for key in [key for key in self._cache if key[0] == graph.content_hash]:
+                del self._cache[key]
 
     def transform(
         self, graph: Graph, spec: TransformSpec, tensors: Mapping[str, Array] | None = None

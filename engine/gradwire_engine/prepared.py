@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from .derive import derive, needed_inputs
 from .inspect_values import first_non_finite
 from .ir import Graph, Type
 from .limits import Limits
+from .ops.sources import Const
 from .program import Question, build
 from .question import pose
 from .request import MODES, NAN_POLICIES, TIERS, Expected, RunResult, RunSpec
@@ -112,6 +114,12 @@ class Prepared:
         finished = time.perf_counter()
         ran = "interpreted" if native is None else "compiled"
         return RunResult(results, ran, (compiled - start) * 1e3, (finished - compiled) * 1e3)
+
+    @cached_property
+    def constant_bytes(self) -> int:
+        """Bytes of the constants in the graph."""
+        nodes = self.question.graph.nodes
+        return sum(node.type.nbytes for node in nodes if isinstance(node.op, Const))
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import random
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from .bodies import Bodies, Disconnected
 from .dispatch import Paths, Receive, Scope, default_threads
 from .errors import Draining, PayloadTooLarge, RouteNotFound, close_matches, problem_of
 from .exchange import Exchange
+from .files import LEFTOVER_AGE
 from .homecoming import Homecoming
 from .http import Reply, Send
 from .metrics import REFRESH_SECONDS, Metrics
@@ -123,7 +124,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service = _open(chosen, store, tensors)
         app.state.service = service
-        chores = [asyncio.create_task(chore(service)) for chore in (_sweep, _tell_state)]
+        chores = [asyncio.create_task(chore) for chore in _chores(service)]
         with _draining_on_sigterm(service):
             yield
         for chore in chores:
@@ -170,6 +171,8 @@ def _open(settings: Settings, store: Store | None, tensors: Tensors | None) -> S
             max_sessions=settings.max_sessions,
             cached=settings.cached_sessions,
             seconds=settings.session_seconds,
+            linear_seconds=settings.linearization_seconds,
+            linear_bytes=settings.linearization_bytes,
         ),
         tensors=open_tensors(settings) if tensors is None else tensors,
         light_pool=Pool(default_threads(), _LIGHT_QUEUE, "light"),
@@ -189,16 +192,23 @@ def _open(settings: Settings, store: Store | None, tensors: Tensors | None) -> S
     )
 
 
-async def _sweep(service: Service) -> None:
-    """Remove sessions that have expired, and leftovers, now and then."""
-    seconds = service.settings.session_seconds or math.inf
+def _chores(service: Service) -> Iterator[Coroutine[Any, Any, None]]:
+    """What is done now and then: what has expired is removed, figures are kept up to date."""
+    settings = service.settings
+    life = min(settings.session_seconds or math.inf, settings.linearization_seconds)
+    yield _every(max(0.1, min(60.0, life / 4)), service.sessions.sweep)
+    yield _every(LEFTOVER_AGE, service.store.sweep)
+    yield _every(LEFTOVER_AGE, service.tensors.sweep)
+    yield _tell_state(service)
+
+
+async def _every(seconds: float, chore: Callable[[], None]) -> None:
     while True:
-        await asyncio.sleep(max(0.1, min(60.0, seconds / 4)))
-        for sweep in (service.sessions.sweep, service.tensors.sweep):
-            try:
-                await anyio.to_thread.run_sync(sweep)
-            except Exception:
-                _log.exception("what has expired could not be removed; it stays for a while")
+        await asyncio.sleep(seconds)
+        try:
+            await anyio.to_thread.run_sync(chore)
+        except Exception:
+            _log.exception("what has expired could not be removed; it stays until the next time")
 
 
 async def _tell_state(service: Service) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .files import map_array, raw, write_files
+from .files import LEFTOVER_AGE, map_array, raw, write_files, written_at
 
 __all__ = ["Blobs", "digest"]
 
@@ -33,18 +33,19 @@ class Blobs:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
 
-    def ensure(self, sha256: str, array: np.ndarray[Any, Any]) -> None:
-        """Make the blob durable, unless it is there already.
+    def ensure(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Make arrays durable, by their SHA-256, as far as they are not there already.
 
         Raises:
-            StorageFull: There is no room for it.
+            StorageFull: There is no room for them.
         """
         if self._directory is None:
-            if sha256 not in self._memory:
-                self._memory[sha256] = bytes(raw(array))
+            for sha256 in arrays.keys() - self._memory.keys():
+                self._memory[sha256] = bytes(raw(arrays[sha256]))
             return
-        if not (self._directory / sha256).exists():
-            write_files(self._directory, {sha256: array})
+        missing = {n: array for n, array in arrays.items() if not (self._directory / n).exists()}
+        if missing:
+            write_files(self._directory, missing)
 
     def load(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """The blob as a read-only array; a file is mapped, not read.
@@ -66,14 +67,11 @@ class Blobs:
         else:
             (self._directory / sha256).unlink(missing_ok=True)
 
-    def sweep(self, used: Callable[[str], bool], age: float) -> None:
-        """Remove the files of that age, in seconds, that nobody uses: leftovers of lost commits."""
-        if self._directory is None:
-            return
+    def old(self, age: float = LEFTOVER_AGE) -> list[str]:
+        """The files of that age, in seconds: those that nobody refers to were left behind."""
         before = time.time() - age
-        for path in self._directory.iterdir():
-            try:
-                if path.stat().st_mtime < before and not used(path.name):
-                    path.unlink()
-            except FileNotFoundError:  # another process sweeps too
-                continue
+        return [
+            path.name
+            for path in (self._directory.iterdir() if self._directory is not None else ())
+            if written_at(path) < before
+        ]

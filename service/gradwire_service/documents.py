@@ -17,6 +17,7 @@ import orjson
 from gradwire.wire.tensors import decode_tensor, encode_tensor
 from gradwire_engine import Entry, Graph, Input, Node, Type
 from gradwire_engine.ir import Origin
+from gradwire_engine.ops.attributes import Literal
 
 from .blobs import digest
 from .store import LogEntry, SessionRow
@@ -171,10 +172,13 @@ def load_array(value: Any, load_blob: LoadBlob) -> Array | None:
 
 def to_entry(document: Document, load_blob: LoadBlob) -> Entry:
     """The append that makes this node again."""
-    attrs = {}
+    attrs: dict[str, Any] = {}
     for name, value in document["attrs"].items():
         array = load_array(value, load_blob)
-        attrs[name] = value if array is None else array
+        if array is None or array is value:
+            attrs[name] = value
+        else:  # a file that is mapped: it need neither be copied nor read
+            attrs[name] = Literal.adopt(array, value["sha256"])
     return Entry(
         op=document["op"],
         inputs=tuple(document["inputs"]),

@@ -20,23 +20,36 @@ _REMEMBERED = 10_000
 
 
 class Expiry:
-    """The expiry of a store's sessions, for one process; without `seconds` there is none."""
+    """The expiry of a store's sessions, for one process.
 
-    def __init__(self, store: Store, seconds: float | None) -> None:
+    Args:
+        store: Where they are.
+        seconds: How long a session stays that is not used; None: for ever.
+        linear_seconds: The same for linearizations.
+    """
+
+    def __init__(
+        self, store: Store, seconds: float | None, linear_seconds: float | None = None
+    ) -> None:
         self._store = store
         self._seconds = seconds
+        self._linear_seconds = linear_seconds
         self._noted: dict[str, float] = {}  # when a session was last seen to be in use
+
+    def _life(self, row: SessionRow) -> float | None:
+        return self._seconds if row.residual_bytes is None else self._linear_seconds
 
     def use(self, row: SessionRow) -> str | None:
         """Note a use; when the session had expired before it, the moment in which it did."""
-        if self._seconds is None:
+        life = self._life(row)
+        if life is None:
             return None
-        present, grain = time.time(), self._seconds / 10
+        present, grain = time.time(), life / 10
         if max(_seconds_of(row.updated_at), self._noted.get(row.id, 0.0)) + grain > present:
             return None
         used = _seconds_of(self._store.last_use(row))
-        if used + self._seconds <= present:
-            return _moment_at(used + self._seconds)
+        if used + life <= present:
+            return _moment_at(used + life)
         if used + grain <= present:
             self._store.touch(row, _moment_at(present))
             used = present
@@ -45,9 +58,15 @@ class Expiry:
         self._noted[row.id] = used
         return None
 
-    def recent(self, used: float) -> bool:
+    def recent(self, row: SessionRow, used: float) -> bool:
         """Whether what was in use then, in seconds since the epoch, needs no look at the store."""
-        return self._seconds is None or time.time() < used + self._seconds / 10
+        life = self._life(row)
+        return life is None or time.time() < used + life / 10
+
+    def over(self, row: SessionRow, used: float) -> bool:
+        """Whether what was last in use then has expired, unless another process has used it."""
+        life = self._life(row)
+        return life is not None and used + life <= time.time()
 
     def sweep(self, owner: str | None = None) -> list[SessionRow]:
         """Remove what has expired.
@@ -59,12 +78,18 @@ class Expiry:
         Returns:
             What was removed.
         """
-        if self._seconds is None:
-            return []
-        age = self._seconds if owner is not None else 2 * self._seconds
+        lives = ((False, self._seconds), (True, self._linear_seconds))
+        return [
+            row
+            for linear, life in lives
+            if life is not None
+            for row in self._remove(owner, life if owner is not None else 2 * life, linear)
+        ]
+
+    def _remove(self, owner: str | None, age: float, linear: bool) -> list[SessionRow]:
         before = _moment_at(time.time() - age)
         removed: list[SessionRow] = []
-        while found := self._store.unused(owner, before, _BATCH):
+        while found := self._store.unused(owner, before, _BATCH, linear=linear):
             for row in found:
                 try:
                     self._store.delete(row, pinned=True)

@@ -8,6 +8,7 @@ what it is, also when the name goes away.
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import os
 import tempfile
@@ -27,6 +28,7 @@ __all__ = [
     "raw",
     "room_is_needed",
     "write_files",
+    "written_at",
 ]
 
 LEFTOVER_AGE = 3600.0
@@ -92,6 +94,14 @@ def map_array(path: Path, dtype: str, shape: tuple[int, ...]) -> Array:
             return np.frombuffer(b"", layout).reshape(shape)
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(buffer, layout).reshape(shape)
+
+
+def written_at(path: Path) -> float:
+    """When a file was written, in seconds since the epoch; infinite where it is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process removed it
+        return math.inf
 
 
 def _sync(path: str | Path) -> None:

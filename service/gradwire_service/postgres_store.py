@@ -12,7 +12,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import psycopg
 from psycopg import conninfo
 from psycopg_pool import ConnectionPool
 
-from gradwire_engine.errors import NameConflict, QuotaExceeded
+from gradwire_engine.errors import EngineError, NameConflict, QuotaExceeded
 
 from .blobs import Blobs
 from .errors import Overloaded, StorageFull
@@ -112,6 +112,12 @@ CREATE TABLE api_keys (
 );
 """
 
+# Of a later date than the others, so older databases lack it.
+_LATER = """
+ALTER TABLE sessions ADD COLUMN residual_bytes bigint;
+CREATE INDEX sessions_with_residuals ON sessions (owner) WHERE residual_bytes IS NOT NULL
+"""
+
 _SCOPES = "unnest(%s::text[], %s::text[], %s::text[], %s::text[])"
 
 _SETUP, _OWNER = 0x67726164, 0x77697265
@@ -179,7 +185,7 @@ class PostgresStore:
             open=True,
         )
         try:
-            self._blobs.sweep(self._refers, age=LEFTOVER_AGE)
+            self.sweep()
         except BaseException:
             self._pool.close()
             raise
@@ -204,6 +210,12 @@ class PostgresStore:
             if _one(sql.execute("SELECT to_regclass('schema_version')")) is None:
                 sql.execute(_TABLES)
                 sql.execute("INSERT INTO schema_version VALUES (%s)", (SCHEMA_VERSION,))
+            later = sql.execute(
+                "SELECT 1 FROM pg_attribute WHERE attrelid = 'sessions'::regclass"
+                " AND attname = 'residual_bytes'"
+            )
+            if later.fetchone() is None:
+                sql.execute(_LATER)
             found = _one(sql.execute("SELECT version FROM schema_version"))
             if found > SCHEMA_VERSION:
                 raise RuntimeError(
@@ -217,8 +229,12 @@ class PostgresStore:
             )
             _drop_unused(sql, [sha256 for (sha256,) in old])
 
-    def _refers(self, sha256: str) -> bool:
-        return bool(self._rows("SELECT 1 FROM log_blobs WHERE sha256 = %s LIMIT 1", sha256))
+    def sweep(self) -> None:
+        """See `Store.sweep`: copies of what another machine has deleted, most of all."""
+        old = self._blobs.old()
+        kept = self._rows("SELECT sha256 FROM blobs WHERE sha256 = ANY(%s)", old) if old else []
+        for sha256 in {*old} - {name for (name,) in kept}:
+            self._blobs.discard(sha256)
 
     # -- transactions ------------------------------------------------------------------------------
 
@@ -239,9 +255,15 @@ class PostgresStore:
     ) -> None:
         """See `Store.create`."""
         self.write_blobs(entries)
-        with self._write() as sql:
-            number = _insert(sql, new, len(entries), limit, receipt, self._retention)
-            _insert_log(sql, [(number, 0, entries)])
+        try:
+            with self._write() as sql:
+                number = _insert(sql, new, len(entries), limit, receipt, self._retention)
+                _insert_log(sql, [(number, 0, entries)])
+        except BaseException:
+            with suppress(EngineError), self._write() as sql:  # what is left is swept some time
+                for sha256 in _drop_unused(sql, [*_arrays(entries)]):
+                    self._blobs.discard(sha256)
+            raise
 
     def fork(
         self, source: SessionRow, version: int, new: NewSession, limit: int, receipt: Receipt | None
@@ -413,12 +435,15 @@ class PostgresStore:
         touched: list[str] = [at for (at,) in rows]
         return max([row.updated_at, *touched])
 
-    def unused(self, owner: str | None, before: str, limit: int) -> list[SessionRow]:
+    def unused(
+        self, owner: str | None, before: str, limit: int, *, linear: bool
+    ) -> list[SessionRow]:
         """See `Store.unused`."""
         rows = self._rows(
             f"SELECT {SessionRow.COLUMNS} FROM sessions LEFT JOIN uses ON session = number"
             " WHERE updated_at < %s AND (used_at IS NULL OR used_at < %s)"
-            " AND (owner = %s OR %s::text IS NULL) ORDER BY number LIMIT %s",
+            " AND (owner = %s OR %s::text IS NULL)"
+            f" AND residual_bytes IS {'NOT NULL' if linear else 'NULL'} ORDER BY number LIMIT %s",
             *(before, before, owner, owner, limit),
         )
         return [SessionRow.of_columns(row) for row in rows]
@@ -437,17 +462,19 @@ class PostgresStore:
 
     def write_blobs(self, entries: Sequence[LogEntry]) -> None:
         """See `Store.write_blobs`."""
-        for sha256, array in _arrays(entries).items():
+        arrays = _arrays(entries)
+        for sha256, array in arrays.items():
             if not self._rows("SELECT 1 FROM blobs WHERE sha256 = %s", sha256):
                 with self._write() as sql:
                     _upload(sql, sha256, array)
+        self._blobs.ensure(arrays)  # they are likely to be used where they were made
 
     def blob(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """See `Store.blob`."""
         try:
             return self._blobs.load(sha256, dtype, shape)
         except FileNotFoundError:
-            self._blobs.ensure(sha256, self._download(sha256))
+            self._blobs.ensure({sha256: self._download(sha256)})
             return self._blobs.load(sha256, dtype, shape)
 
     def _download(self, sha256: str) -> np.ndarray[Any, Any]:
@@ -534,6 +561,16 @@ def _insert(
         raise AlreadyDone
     if _one(sql.execute("SELECT count(*) FROM sessions WHERE owner = %s", (new.owner,))) >= limit:
         raise QuotaExceeded(quota="sessions", limit=limit)
+    if new.residuals is not None:
+        kept = _one(
+            sql.execute(
+                "SELECT coalesce(sum(residual_bytes), 0) FROM sessions"
+                " WHERE owner = %s AND residual_bytes IS NOT NULL",
+                (new.owner,),
+            )
+        )
+        if kept + new.residuals.bytes > new.residuals.budget:
+            raise QuotaExceeded(quota="linearization_bytes", limit=new.residuals.budget)
     if new.name is not None:
         taken = sql.execute(
             "SELECT 1 FROM sessions WHERE owner = %s AND name = %s", (new.owner, new.name)
@@ -543,7 +580,8 @@ def _insert(
     number: int = _one(
         sql.execute(
             "INSERT INTO sessions (id, owner, name, version, outputs_version, inputs, outputs,"
-            " created_at, updated_at) VALUES (%s, %s, %s, %s, 0, %s, %s, %s, %s) RETURNING number",
+            " created_at, updated_at, residual_bytes)"
+            " VALUES (%s, %s, %s, %s, 0, %s, %s, %s, %s, %s) RETURNING number",
             (
                 new.id,
                 new.owner,
@@ -553,6 +591,7 @@ def _insert(
                 orjson.dumps(new.outputs),
                 new.created_at,
                 new.created_at,
+                None if new.residuals is None else new.residuals.bytes,
             ),
         )
     )

@@ -64,6 +64,7 @@ from .store import (
     Moved,
     NewSession,
     Receipt,
+    Residuals,
     Scope,
     SessionRow,
     Store,
@@ -136,6 +137,8 @@ class Sessions:
         max_sessions: int,
         cached: int,
         seconds: float | None = None,
+        linear_seconds: float | None = None,
+        linear_bytes: int = 2**63 - 1,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -144,7 +147,8 @@ class Sessions:
         self._max_nodes = max_nodes
         self._max_sessions = max_sessions
         self._cached = cached
-        self._expiry = Expiry(store, seconds)
+        self._expiry = Expiry(store, seconds, linear_seconds)
+        self._linear_bytes = linear_bytes
         self._copies: OrderedDict[str, _Copy] = OrderedDict()
         self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # by owner and id or name
         self._lock = threading.Lock()
@@ -358,7 +362,7 @@ class Sessions:
             return None
         try:
             builder = copy.builder
-            if builder is None or copy.line.broken or not self._expiry.recent(copy.used):
+            if builder is None or copy.line.broken or not self._expiry.recent(copy.row, copy.used):
                 return None
             if not _quick(builder, wanted.entries):
                 return None
@@ -434,7 +438,10 @@ class Sessions:
             check_elements(types_of(derived), self._max_elements)
             logged = [log_entry(document) for document in graph_documents(derived)]
             inputs, outputs = input_documents(derived.inputs), dict(derived.outputs)
-            new = _new_session(owner, wanted.name, inputs, outputs)
+            residuals = None
+            if wanted.spec.transform == "linearize" or row.residual_bytes is not None:
+                residuals = Residuals(_constant_bytes(derived), self._linear_bytes)
+            new = _new_session(owner, wanted.name, inputs, outputs, residuals)
             document = _created(new, [answered for answered, _ in logged])
             receipt = _receipt(scope, key, document)
             entries = [entry for _, entry in logged]
@@ -458,15 +465,28 @@ class Sessions:
                 self._store.delete(row, pinned=if_match is not None)
             except Moved:
                 continue
-            with self._lock:
-                self._copies.pop(row.id, None)
+            self._forget(row.id)
             return
 
     def sweep(self, owner: str | None = None) -> None:
         """Remove sessions that have expired; see `Expiry.sweep`."""
         for row in self._expiry.sweep(owner):
-            with self._lock:
-                self._copies.pop(row.id, None)
+            self._forget(row.id)
+        # Another process may have removed some that this one still holds the files of.
+        with self._lock:
+            held = [copy.row for copy in self._copies.values() if self._stale(copy)]
+        for row in held:
+            self._forget(row.id)
+
+    def _stale(self, copy: _Copy) -> bool:
+        return copy.row.residual_bytes is not None and self._expiry.over(copy.row, copy.used)
+
+    def _forget(self, id: str) -> None:
+        """Hold a session in memory no longer, and of a linearization nothing that it keeps."""
+        with self._lock:
+            copy = self._copies.pop(id, None)
+        if copy is not None and copy.graph is not None and copy.row.residual_bytes is not None:
+            self._engine.forget(copy.graph[1])
 
     # -- parts -------------------------------------------------------------------------------------
 
@@ -492,7 +512,9 @@ class Sessions:
             )
         held = len(row.inputs) + version
         outputs = {name: id for name, id in row.outputs.items() if id < held}
-        new = _new_session(owner, wanted.name, row.inputs, outputs)
+        kept = row.residual_bytes
+        residuals = None if kept is None else Residuals(kept, self._linear_bytes)
+        new = _new_session(owner, wanted.name, row.inputs, outputs, residuals)
         document = _created(new, self._nodes(row, 0, version))
         receipt = _receipt(scope, key, document)
         limit = self._max_sessions
@@ -658,9 +680,18 @@ def _quick(builder: Builder, entries: Sequence[Entry]) -> bool:
 
 
 def _new_session(
-    owner: str, name: str | None, inputs: list[Document], outputs: dict[str, int]
+    owner: str,
+    name: str | None,
+    inputs: list[Document],
+    outputs: dict[str, int],
+    residuals: Residuals | None = None,
 ) -> NewSession:
-    return NewSession(owner, f"ses_{secrets.token_hex(12)}", name, inputs, outputs, now())
+    id = f"ses_{secrets.token_hex(12)}"
+    return NewSession(owner, id, name, inputs, outputs, now(), residuals)
+
+
+def _constant_bytes(graph: Graph) -> int:
+    return sum(node.type.nbytes for node in graph.nodes if node.op.name == "const")
 
 
 def _created(new: NewSession, nodes: Sequence[Document]) -> Document:

@@ -99,6 +99,18 @@ class Settings(BaseSettings):
         description="Seconds after which a session that nobody reads, runs or changes is removed. "
         "Absent: never.",
     )
+    linearization_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="Seconds after which a linearization that nobody reads or runs is removed, and "
+        "what was made of it.",
+    )
+    linearization_bytes: int = Field(
+        default=2**33,
+        ge=0,
+        description="Bytes that the linearizations of one owner may keep, all together; beyond it: "
+        "quota_exceeded.",
+    )
     max_nodes: int = Field(default=100_000, ge=1, description="Nodes that one session may hold.")
     max_sessions: int = Field(default=10_000, ge=1, description="Sessions that one owner may hold.")
     max_tensors: int = Field(

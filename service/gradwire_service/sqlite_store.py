@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from gradwire_engine.errors import NameConflict, QuotaExceeded
+from gradwire_engine.errors import EngineError, NameConflict, QuotaExceeded
 
 from .blobs import Blobs
 from .errors import Overloaded, StorageFull
-from .files import LEFTOVER_AGE
 from .group_commit import GroupCommit, Outcomes
 from .store import (
     AlreadyDone,
@@ -104,7 +103,9 @@ CREATE TABLE IF NOT EXISTS api_keys (
     created_at TEXT NOT NULL,
     expires_at TEXT,
     revoked_at TEXT
-)
+);
+CREATE INDEX IF NOT EXISTS sessions_with_residuals ON sessions (owner)
+    WHERE residual_bytes IS NOT NULL
 """
 
 
@@ -146,6 +147,7 @@ class SqliteStore:
         try:
             self._prepare(max_bytes)
             self._reader = self._sql if directory is None else connect(path, patience)
+            self.sweep()
         except BaseException:
             self._sql.close()
             raise
@@ -166,6 +168,9 @@ class SqliteStore:
                 for statement in _TABLES.split(";"):
                     self._sql.execute(statement)
                 self._sql.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
+            columns = {row[1] for row in self._sql.execute("PRAGMA table_info(sessions)")}
+            if "residual_bytes" not in columns:
+                self._sql.execute("ALTER TABLE sessions ADD COLUMN residual_bytes INTEGER")
             for statement in _LATER.split(";"):
                 self._sql.execute(statement)
             found: int = self._sql.execute("SELECT version FROM schema_version").fetchone()[0]
@@ -175,13 +180,26 @@ class SqliteStore:
                     "start the newer service, or choose another data directory"
                 )
 
-        with self._write():
-            # The write lock keeps other processes from committing a reference meanwhile.
-            self._blobs.sweep(self._refers, age=LEFTOVER_AGE)
+    def sweep(self) -> None:
+        """See `Store.sweep`."""
+        rows = self._rows(
+            "SELECT value FROM json_each(?)"
+            " WHERE NOT EXISTS (SELECT 1 FROM log_blobs WHERE sha256 = value)",
+            orjson.dumps(self._blobs.old()).decode(),
+        )
+        self._discard_unused([sha256 for (sha256,) in rows])
 
-    def _refers(self, sha256: str) -> bool:
-        found = self._sql.execute("SELECT 1 FROM log_blobs WHERE sha256 = ? LIMIT 1", (sha256,))
-        return found.fetchone() is not None
+    def _discard_unused(self, names: Collection[str]) -> None:
+        """Remove those of the arrays that no log refers to."""
+        if not names:
+            return
+        with self._write():  # which keeps other processes from committing a reference meanwhile
+            for sha256 in names:
+                found = self._sql.execute(
+                    "SELECT 1 FROM log_blobs WHERE sha256 = ? LIMIT 1", (sha256,)
+                )
+                if found.fetchone() is None:
+                    self._blobs.discard(sha256)
 
     # -- transactions ------------------------------------------------------------------------------
 
@@ -209,9 +227,14 @@ class SqliteStore:
     ) -> None:
         """See `Store.create`."""
         self.write_blobs(entries)
-        with self._write():
-            number = self._insert(new, len(entries), limit, receipt)
-            self._insert_log((number, k, entry) for k, entry in enumerate(entries))
+        try:
+            with self._write():
+                number = self._insert(new, len(entries), limit, receipt)
+                self._insert_log((number, k, entry) for k, entry in enumerate(entries))
+        except BaseException:
+            with suppress(EngineError):  # what is left is swept some time
+                self._discard_unused([name for entry in entries for name in entry.blobs])
+            raise
 
     def fork(
         self, source: SessionRow, version: int, new: NewSession, limit: int, receipt: Receipt | None
@@ -391,12 +414,8 @@ class SqliteStore:
             if gone.rowcount != 1:
                 raise Moved
             self._sql.execute("DELETE FROM receipts WHERE session = ?", (row.id,))
-        if not held:
-            return
-        with self._write():  # only now: a delete that is not committed needs its blobs still
-            for (sha256,) in held:
-                if not self._refers(sha256):
-                    self._blobs.discard(sha256)
+        # Only now: a delete that is not committed needs its blobs still.
+        self._discard_unused([sha256 for (sha256,) in held])
 
     # -- uses --------------------------------------------------------------------------------------
 
@@ -414,12 +433,15 @@ class SqliteStore:
         touched: list[str] = [at for (at,) in rows]
         return max([row.updated_at, *touched])
 
-    def unused(self, owner: str | None, before: str, limit: int) -> list[SessionRow]:
+    def unused(
+        self, owner: str | None, before: str, limit: int, *, linear: bool
+    ) -> list[SessionRow]:
         """See `Store.unused`."""
         rows = self._rows(
             f"SELECT {SessionRow.COLUMNS} FROM sessions LEFT JOIN uses ON session = number"
             " WHERE updated_at < ? AND (used_at IS NULL OR used_at < ?)"
-            " AND (owner = ? OR ? IS NULL) ORDER BY number LIMIT ?",
+            " AND (owner = ? OR ? IS NULL)"
+            f" AND residual_bytes IS {'NOT NULL' if linear else 'NULL'} ORDER BY number LIMIT ?",
             *(before, before, owner, owner, limit),
         )
         return [SessionRow.of_columns(row) for row in rows]
@@ -438,9 +460,9 @@ class SqliteStore:
 
     def write_blobs(self, entries: Sequence[LogEntry]) -> None:
         """See `Store.write_blobs`."""
-        for entry in entries:
-            for sha256, array in entry.blobs.items():
-                self._blobs.ensure(sha256, array)
+        self._blobs.ensure(
+            {sha256: array for entry in entries for sha256, array in entry.blobs.items()}
+        )
 
     def blob(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """See `Store.blob`."""
@@ -500,6 +522,14 @@ class SqliteStore:
         ).fetchone()[0]
         if held >= limit:
             raise QuotaExceeded(quota="sessions", limit=limit)
+        if new.residuals is not None:
+            kept: int = self._sql.execute(
+                "SELECT coalesce(sum(residual_bytes), 0) FROM sessions"
+                " WHERE owner = ? AND residual_bytes IS NOT NULL",
+                (new.owner,),
+            ).fetchone()[0]
+            if kept + new.residuals.bytes > new.residuals.budget:
+                raise QuotaExceeded(quota="linearization_bytes", limit=new.residuals.budget)
         if new.name is not None:
             taken = self._sql.execute(
                 "SELECT 1 FROM sessions WHERE owner = ? AND name = ?", (new.owner, new.name)
@@ -508,7 +538,7 @@ class SqliteStore:
                 raise NameConflict(name=new.name)
         added = self._sql.execute(
             "INSERT INTO sessions (id, owner, name, version, outputs_version, inputs, outputs,"
-            " created_at, updated_at) VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?)",
+            " created_at, updated_at, residual_bytes) VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
             (
                 new.id,
                 new.owner,
@@ -518,6 +548,7 @@ class SqliteStore:
                 orjson.dumps(new.outputs),
                 new.created_at,
                 new.created_at,
+                None if new.residuals is None else new.residuals.bytes,
             ),
         )
         assert added.lastrowid is not None  # an insert that succeeded has one
@@ -539,7 +570,7 @@ class SqliteStore:
                 for sha256, array in entry.blobs.items():
                     # A delete elsewhere may have removed the file since it was written: not any
                     # more, as this transaction holds the write lock.
-                    self._blobs.ensure(sha256, array)
+                    self._blobs.ensure({sha256: array})
                     self._sql.execute(
                         "INSERT OR IGNORE INTO log_blobs VALUES (?, ?, ?)",
                         (number, position, sha256),

@@ -29,6 +29,7 @@ __all__ = [
     "Moved",
     "NewSession",
     "Receipt",
+    "Residuals",
     "Scope",
     "SessionRow",
     "Store",
@@ -47,7 +48,10 @@ class AlreadyDone(Exception):
 
 @dataclass(frozen=True)
 class SessionRow:
-    """A session without its nodes. `number` is the store's own key of it."""
+    """A session without its nodes. `number` is the store's own key of it.
+
+    `residual_bytes` is what a linearization keeps, or what was made of one; else it is None.
+    """
 
     number: int
     id: str
@@ -58,16 +62,19 @@ class SessionRow:
     outputs: dict[str, int]
     created_at: str
     updated_at: str
+    residual_bytes: int | None = None
 
     COLUMNS: ClassVar[str] = (
-        "number, id, name, version, outputs_version, inputs, outputs, created_at, updated_at"
+        "number, id, name, version, outputs_version, inputs, outputs, created_at, updated_at,"
+        " residual_bytes"
     )
     """What `of_columns` expects of a database, in its order."""
 
     @classmethod
     def of_columns(cls, columns: Sequence[Any]) -> SessionRow:
         """The row that a database has, in the order of the fields; `inputs`, `outputs` as JSON."""
-        number, id, name, version, outputs_version, inputs, outputs, created, updated = columns
+        number, id, name, version, outputs_version, inputs, outputs, *rest = columns
+        created, updated, residual_bytes = rest
         return cls(
             number=number,
             id=id,
@@ -78,12 +85,21 @@ class SessionRow:
             outputs=orjson.loads(outputs),
             created_at=created,
             updated_at=updated,
+            residual_bytes=residual_bytes,
         )
 
 
 @dataclass(frozen=True)
+class Residuals:
+    """What a linearization keeps, in bytes, and what all of its owner's may keep together."""
+
+    bytes: int
+    budget: int
+
+
+@dataclass(frozen=True)
 class NewSession:
-    """A session to be created."""
+    """A session to be created; `residuals` says that it is a linearization."""
 
     owner: str
     id: str
@@ -91,6 +107,7 @@ class NewSession:
     inputs: list[dict[str, Any]]
     outputs: dict[str, int]
     created_at: str
+    residuals: Residuals | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +208,8 @@ class Store(Protocol):
         """Add a session with its whole log.
 
         Raises:
-            NameConflict, QuotaExceeded: The name is taken, or the owner has `limit` sessions.
+            NameConflict, QuotaExceeded: The name is taken, or the owner has `limit` sessions, or
+                no room for the residuals.
             AlreadyDone: The receipt's key has been committed.
         """
 
@@ -259,8 +277,13 @@ class Store(Protocol):
     def last_use(self, row: SessionRow) -> str:
         """When a session was last changed or touched."""
 
-    def unused(self, owner: str | None, before: str, limit: int) -> list[SessionRow]:
-        """Sessions, of one owner or of all, that were neither changed nor touched since."""
+    def unused(
+        self, owner: str | None, before: str, limit: int, *, linear: bool
+    ) -> list[SessionRow]:
+        """Sessions, of one owner or of all, that were neither changed nor touched since.
+
+        With `linear` those with residuals, else those without.
+        """
 
     def recall(self, scope: Scope) -> Receipt | None:
         """The receipt under a key, while it is remembered."""
@@ -273,6 +296,9 @@ class Store(Protocol):
 
     def blob(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """A large array, read-only."""
+
+    def sweep(self) -> None:
+        """Remove what commits that were never made, or are gone, have left on this machine."""
 
     def add_key(self, key: KeyRow) -> None:
         """Keep an API key."""

@@ -24,7 +24,7 @@ from gradwire_engine.builder import check_name
 from gradwire_engine.errors import InvalidName, QuotaExceeded
 
 from .errors import Overloaded, TensorNotFound, UnknownTensor, close_matches
-from .files import LEFTOVER_AGE, make_directory, map_array, write_files
+from .files import LEFTOVER_AGE, make_directory, map_array, write_files, written_at
 from .sqlite_store import connect, translated
 from .store import now
 
@@ -136,7 +136,6 @@ class Tensors:
             for statement in _TABLES.split(";"):
                 self._writer.execute(statement)
         self._reader = connect(index, patience)
-        self._swept = 0.0
         self.sweep()
 
     # -- reading -----------------------------------------------------------------------------------
@@ -236,20 +235,9 @@ class Tensors:
         _remove(self._files / owner, [file])
 
     def sweep(self, age: float = LEFTOVER_AGE) -> None:
-        """Remove files that no row refers to: leftovers of writes that a crash cut short.
-
-        What is younger than `age`, in seconds, is spared, and nothing is done when the last sweep
-        was within that time.
-        """
-        present = time.time()
-        if present < self._swept + age:
-            return
-        self._swept = present
-        old = [
-            path
-            for path in self._files.glob("*/*")
-            if (status := _status(path)) is not None and status < present - age
-        ]
+        """Remove files of that age, in seconds, that no row refers to: leftovers of crashes."""
+        before = time.time() - age
+        old = [path for path in self._files.glob("*/*") if written_at(path) < before]
         with self._read_lock, translated():
             kept = {file for (file,) in self._reader.execute("SELECT file FROM tensors")}
         for path in old:
@@ -374,11 +362,3 @@ def _is_name(text: str) -> bool:
 def _remove(folder: Path, files: Collection[str]) -> None:
     for file in files:
         (folder / file).unlink(missing_ok=True)
-
-
-def _status(path: Path) -> float | None:
-    """When a file was written; None if it is gone."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return None

@@ -197,6 +197,26 @@ def test_nor_does_it_shine_through_elsewhere(shared: Shared) -> None:
         assert page["sessions"] == []
 
 
+def test_another_owner_finds_no_linearization(shared: Shared) -> None:
+    point = {"transform": "linearize", "inputs": {"x": 0.5}, "outputs": ["y"]}
+    made = shared.alice.post(f"/v1/sessions/{shared.id}/transforms", json=point)
+    assert made.status_code == 201, made.text
+    id = made.json()["id"]
+    for method, path, body in (
+        ("GET", "", None),
+        ("POST", "/forward", {"inputs": {"tangent.x": 1.0}}),
+        ("POST", "/vjp", {"inputs": {"tangent.x": 1.0}}),
+        ("POST", "/transforms", {"transform": "vjp"}),
+        ("GET", "/values/1/data", None),
+        ("DELETE", "", None),
+    ):
+        answer = shared.bob.request(method, f"/v1/sessions/{id}{path}", json=body)
+        assert problem(answer, "session_not_found")["suggestions"] == []
+    fork = shared.bob.post("/v1/sessions", json={"from": {"session": id}})
+    problem(fork, "session_not_found")
+    assert shared.alice.delete(f"/v1/sessions/{id}").status_code == 204
+
+
 def test_names_and_idempotency_keys_are_ones_own(shared: Shared) -> None:
     body = {"name": f"{MARK}-model", "inputs": [{"name": "z", "shape": []}]}
     made = shared.bob.post("/v1/sessions", json=body, headers={"Idempotency-Key": "one"})

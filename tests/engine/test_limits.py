@@ -11,6 +11,7 @@ import pytest
 from gradwire_engine import Builder, Engine, Entry, Input, RunSpec, TransformSpec, Type, errors
 from gradwire_engine import engine as engine_module
 from gradwire_engine.limits import Limits
+from gradwire_engine.ops.attributes import Literal
 from gradwire_engine.ops.sources import Const
 from gradwire_engine.passes import optimize
 
@@ -222,6 +223,41 @@ def test_few_large_preparations_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     engine.prepare(graph, RunSpec(outputs=(2,)))
     engine.prepare(graph, RunSpec(outputs=(3,)))
     assert engine.prepare(graph, RunSpec(outputs=(1,))) is not first
+
+
+def test_a_graph_can_be_forgotten() -> None:
+    engine = Engine()
+    kept, gone = (grow(inputs(x=(3,)), Entry(op, (0,))) for op in ("tanh", "exp"))
+    first, second = engine.prepare(kept, RunSpec()), engine.prepare(gone, RunSpec())
+    engine.forget(gone)
+    assert engine.prepare(kept, RunSpec()) is first
+    assert engine.prepare(gone, RunSpec()) is not second
+
+
+def test_the_bytes_of_constants_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "CACHED_BYTES", 250)
+    engine = Engine()
+    graphs = [
+        grow(inputs(x=(10,)), Entry("const", attrs={"value": np.full(10, k)}, name="c"))
+        for k in range(5)
+    ]
+    first, *_, last = [engine.prepare(graph, RunSpec()) for graph in graphs]
+    assert engine.prepare(graphs[-1], RunSpec()) is last
+    assert engine.prepare(graphs[0], RunSpec()) is not first
+
+
+def test_an_adopted_constant_is_the_same_constant() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    copied, adopted = Literal(array), Literal.adopt(array)
+    assert np.shares_memory(adopted.array, array)
+    assert not adopted.array.flags.writeable
+    assert array.flags.writeable
+    assert adopted == copied
+    told = Literal.adopt(array, copied.sha256)
+    array[0, 0] = 7  # what nobody may do shows that it is not read again
+    assert told == copied
+    assert len({Literal(np.float32(1)), Literal.adopt(np.array(1, np.float32))}) == 1
+    assert Literal(np.zeros((0, 3))) != Literal(np.zeros((3, 0)))
 
 
 # -- options ---------------------------------------------------------------------------------------

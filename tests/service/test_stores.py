@@ -248,9 +248,9 @@ def test_a_blob_is_written_once_and_whole(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path / "blobs")
     array = np.arange(1500.0)
     sha256 = digest(array)
-    blobs.ensure(sha256, array)
+    blobs.ensure({sha256: array})
     written = (tmp_path / "blobs" / sha256).stat()
-    blobs.ensure(sha256, array)
+    blobs.ensure({sha256: array})
     assert (tmp_path / "blobs" / sha256).stat().st_mtime_ns == written.st_mtime_ns
     assert [path.name for path in (tmp_path / "blobs").iterdir()] == [sha256]
 

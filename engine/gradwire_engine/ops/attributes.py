@@ -35,11 +35,31 @@ class Literal:
         fixed.flags.writeable = False
         self.array: np.ndarray[Any, Any] = fixed
 
+    @classmethod
+    def adopt(cls, array: np.ndarray[Any, Any], sha256: str | None = None) -> Literal:
+        """An array as it is, not copied: nobody may write to it any more.
+
+        Args:
+            array: C-contiguous; it may be a file that is mapped into memory.
+            sha256: Of its bytes, where that is known: then they are not read for it.
+        """
+        adopted = cls.__new__(cls)
+        adopted.array = array.view()
+        adopted.array.flags.writeable = False
+        if sha256 is not None:
+            adopted.__dict__["sha256"] = sha256
+        return adopted
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes."""
+        return hashlib.sha256(self.array.reshape(-1).view(np.uint8).data).hexdigest()
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of dtype, shape and bytes."""
-        head = f"{self.array.dtype.name}{self.array.shape}".encode()
-        return hashlib.sha256(head + self.array.tobytes()).hexdigest()
+        head = f"{self.array.dtype.name}{self.array.shape}{self.sha256}"
+        return hashlib.sha256(head.encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Literal) and self.digest == other.digest

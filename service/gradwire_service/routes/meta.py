@@ -33,6 +33,8 @@ def limits(call: Call) -> Reply:
             "nodes_per_session": settings.max_nodes,
             "sessions_per_owner": settings.max_sessions,
             "session_seconds": settings.session_seconds,
+            "linearization_seconds": settings.linearization_seconds,
+            "linearization_bytes_per_owner": settings.linearization_bytes,
             "tensors_per_owner": settings.max_tensors,
             "tensor_bytes_per_owner": settings.tensor_bytes,
             "runs_at_a_time": settings.run_threads,
