@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.postgres import Cluster, programs
@@ -12,6 +13,10 @@ from tests.postgres import Cluster, programs
 # Services that tests start interpret, unless a test says otherwise: thousands of small graphs, each
 # run once, would keep a compiler busy all the time.
 os.environ.setdefault("GRADWIRE_COMPILE", "false")
+
+# How long an example takes is for no machine to say.
+hypothesis.settings.register_profile("gradwire", deadline=None)
+hypothesis.settings.load_profile("gradwire")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

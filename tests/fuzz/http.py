@@ -192,6 +192,12 @@ class Line(asyncio.Protocol):
         self.closed = True
         self._news.set()
 
+    def write(self, data: bytes) -> None:
+        """Send, unless the server has hung up already, as it may in the middle."""
+        if not self.closed:
+            with suppress(RuntimeError):  # uvloop: it has, and nobody was told yet
+                self.transport.write(data)
+
     async def news(self, seconds: float) -> bool:
         """Wait for bytes or the end; False if neither comes in time."""
         self._news.clear()
@@ -300,11 +306,11 @@ class Client:
         try:
             if self._random.random() < 0.1:
                 at = self._random.randrange(len(data))
-                line.transport.write(data[:at])
+                line.write(data[:at])
                 await asyncio.sleep(0.001)
-                line.transport.write(data[at:])
+                line.write(data[at:])
             else:
-                line.transport.write(data)
+                line.write(data)
             for request, (id, _) in zip(requests, frames, strict=True):
                 head = request.method == "HEAD"
                 answer = await line.answer(head)
@@ -331,7 +337,7 @@ class Client:
         """
         for request, frame in zip(requests, frames, strict=True):
             line = await self._open()
-            line.transport.write(frame)
+            line.write(frame)
             answer = await line.answer(request.method == "HEAD")
             line.transport.close()
             if answer is None:
@@ -345,7 +351,7 @@ class Client:
         _, data = self._frame(self._request())
         data = data[: self._random.randrange(len(data))]
         line = await self._open()
-        line.transport.write(data)
+        line.write(data)
         if self._random.random() < 0.5:
             line.transport.abort()
         else:
@@ -357,7 +363,7 @@ class Client:
         _, sound = self._frame(self._random.choice(self._sound))
         data = mutations.spoilt(sound, self._random) + SENTINEL
         line = await self._open()
-        line.transport.write(data)
+        line.write(data)
         while not line.closed and await line.news(0.2):
             pass
         await self._end(line, data)
