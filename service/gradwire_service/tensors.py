@@ -28,7 +28,7 @@ from .files import LEFTOVER_AGE, make_directory, map_array, write_files, written
 from .sqlite_store import connect, translated
 from .store import now
 
-__all__ = ["TensorRow", "Tensors"]
+__all__ = ["TensorRow", "Tensors", "tensor_name"]
 
 Array = np.ndarray[Any, Any]
 Check = Callable[[int], None]
@@ -199,7 +199,7 @@ class Tensors:
             StorageFull: The disk is full.
         """
         for name in arrays:
-            check_name(name)
+            tensor_name(name)
         sizes = {name: array.nbytes for name, array in arrays.items()}
         with self._read_lock, translated():
             self._admit(self._reader, owner, sizes)  # ahead of writing what would be refused
@@ -351,9 +351,22 @@ class Tensors:
         return close_matches(name, [known for (known,) in found])
 
 
+def tensor_name(name: str) -> str:
+    """A legal name of a tensor, which is a path as well; raises `InvalidName`.
+
+    HTTP clients shorten a path with the steps . and .. before they send it, and so would reach
+    another tensor.
+    """
+    check_name(name)
+    if not {"", ".", ".."}.isdisjoint(name.split("/")):
+        reason = "between the slashes of a tensor's name stands more than nothing, . or .."
+        raise InvalidName(name=name, reason=reason)
+    return name
+
+
 def _is_name(text: str) -> bool:
     try:
-        check_name(text)
+        tensor_name(text)
     except InvalidName:
         return False
     return True

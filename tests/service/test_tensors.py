@@ -458,6 +458,9 @@ def test_nothing_is_left_of_a_refused_write(tmp_path: Path, tensors: Tensors) ->
         tensors.put("local", {"w": W + 1, "v": W}, refuse)
     with pytest.raises(InvalidName):
         tensors.put("local", {"w": W + 1, "../v": W})
+    for name in ("a/../b", "a/.", "a//b", "a/"):
+        with pytest.raises(InvalidName):
+            tensors.put("local", {name: W})
     small = opening(tmp_path, max_bytes=50)
     with pytest.raises(QuotaExceeded):
         small.put("local", {"w": W, "v": W + 1, "u": W})

@@ -21,6 +21,7 @@ from ..elements import check_elements, types_of
 from ..http import Call, Reply
 from ..reading import join
 from ..requests import RunRequest, execute_request, run_request
+from ..tensors import tensor_name
 
 __all__ = ["ROUTES"]
 
@@ -88,7 +89,7 @@ def _check_store(store: Mapping[str, str], paths: Sequence[str]) -> None:
                 value=path[:300],
                 reason=f"this run answers with {', '.join(paths)}",
             )
-        if check_name(name) in names:
+        if tensor_name(name) in names:
             reason = "another result of the run is to have that name"
             raise InvalidOption(path=join("store", path), value=name, reason=reason)
         names.add(name)

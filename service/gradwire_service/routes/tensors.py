@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from gradwire_engine.builder import check_name
 from gradwire_engine.errors import InvalidOption
 
 from ..dispatch import resource
 from ..http import Call, Reply, encode
 from ..requests import one_tensor
-from ..tensors import TensorRow
+from ..tensors import TensorRow, tensor_name
 from .paging import cursor_of, page_after, page_limit
 
 __all__ = ["ROUTES"]
@@ -20,7 +19,7 @@ __all__ = ["ROUTES"]
 def put(call: Call) -> Reply:
     """`PUT /v1/tensors/{name}`."""
     call.query()
-    name = check_name(call.params["name"])
+    name = tensor_name(call.params["name"])
     array = one_tensor(call.value(), "", None, call.resident)
     replaced: list[int] = []
 
