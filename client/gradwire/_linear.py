@@ -199,7 +199,7 @@ class Linearization(_Base[OutT]):
     """The derivative of a `Function` at a point; a context manager that ends it.
 
     A tangent or cotangent with one axis more than its input or output is many of them, stacked on
-    axis 0, and so are then all results.
+    axis 0, and so are then all results. A resident tensor is always one.
 
     Raises:
         SessionNotFound: (every run) It has ended; `expired_at` says when, if by itself.
