@@ -72,15 +72,23 @@ def requests() -> list[Request]:
 
 
 def binary(method: str, path: str, body: Mapping[str, Any]) -> Request:
-    """A run whose tensors travel as safetensors."""
+    """A run whose tensors travel as safetensors; those that the server keeps stay named in JSON."""
+    groups = ("inputs", "cotangents", "tangents")
+    kept = {
+        group: {
+            n: v for n, v in body.get(group, {}).items() if isinstance(v, dict) and "tensor" in v
+        }
+        for group in groups
+    }
     tensors = {
         f"{group}/{name}": np.asarray(
             value["data"] if isinstance(value, dict) else value, np.float32
         ).reshape(value["shape"] if isinstance(value, dict) else np.shape(value))
-        for group in ("inputs", "cotangents", "tangents")
+        for group in groups
         for name, value in body.get(group, {}).items()
+        if name not in kept[group]
     }
-    rest = {n: v for n, v in body.items() if n not in ("inputs", "cotangents", "tangents")}
+    rest = {n: v for n, v in body.items() if n not in groups} | {g: v for g, v in kept.items() if v}
     chunks = safetensors.pack(tensors, rest, "request")
     kind = {"Content-Type": safetensors.MEDIA_TYPE}
     return Request(method, path, kind, b"".join(bytes(chunk) for chunk in chunks))
