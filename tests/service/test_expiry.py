@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,24 +9,9 @@ import pytest
 from gradwire_engine.errors import NameConflict
 from gradwire_service import expiry
 from gradwire_service.expiry import Expiry
-from gradwire_service.postgres_store import PostgresStore
-from gradwire_service.sqlite_store import SqliteStore
 from gradwire_service.store import NewSession, SessionRow, Store
-from tests.postgres import Cluster
 
 LIFE = 1000.0
-
-
-@pytest.fixture(params=["memory", "file", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made: Store
-    if request.param == "postgres":
-        cluster: Cluster = request.getfixturevalue("postgres")
-        made = PostgresStore(cluster.schema(), tmp_path)
-    else:
-        made = SqliteStore(tmp_path if request.param == "file" else None)
-    yield made
-    made.close()
 
 
 class Clock:

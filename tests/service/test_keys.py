@@ -19,26 +19,12 @@ from gradwire_service.cli import main
 from gradwire_service.errors import Unauthenticated
 from gradwire_service.keys import KeyRing, is_valid, mint
 from gradwire_service.local import LocalTransport
-from gradwire_service.postgres_store import PostgresStore
 from gradwire_service.settings import Settings
 from gradwire_service.sqlite_store import SqliteStore
 from gradwire_service.store import KeyRow, Store, now
-from tests.postgres import Cluster
 from tests.service.serving import Server, problem
 
 FORM = r"gw_[0-9a-f]{16}_[A-Za-z0-9_-]{43}"
-
-
-@pytest.fixture(params=["memory", "file", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made: Store
-    if request.param == "postgres":
-        cluster: Cluster = request.getfixturevalue("postgres")
-        made = PostgresStore(cluster.schema(), tmp_path)
-    else:
-        made = SqliteStore(tmp_path if request.param == "file" else None)
-    yield made
-    made.close()
 
 
 # -- in the store ----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,9 @@ from gradwire_engine import engine as engine_module
 from gradwire_engine.errors import QuotaExceeded
 from gradwire_service import expiry, sessions
 from gradwire_service.errors import SessionNotFound
-from gradwire_service.postgres_store import PostgresStore
 from gradwire_service.requests import append_request, session_request, transform_request
 from gradwire_service.sessions import Sessions
-from gradwire_service.sqlite_store import SqliteStore
 from gradwire_service.store import Store
-from tests.postgres import Cluster
 from tests.service.serving import Server, problem
 
 SIZE = 5000
@@ -47,14 +43,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for module in (expiry, sessions):
         monkeypatch.setattr(module, "time", made)
     return made
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
-    if request.param == "sqlite":
-        return partial(SqliteStore, tmp_path)
-    cluster: Cluster = request.getfixturevalue("postgres")
-    return partial(PostgresStore, cluster.schema(), tmp_path)
 
 
 class Process:
@@ -272,22 +260,15 @@ SLOPE = 1 - np.tanh(X) ** 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_processes_share_one_and_a_restart_finds_it(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    store = "sqlite"
-    if kind == "postgres":
-        cluster: Cluster = request.getfixturevalue("postgres")
-        store = cluster.schema()
+def test_processes_share_one_and_a_restart_finds_it(address: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with Server(data, store=store) as server, Server(data, store=store) as other:
+    with Server(data, store=address) as server, Server(data, store=address) as other:
         id = make(server.http)
         for http in (other.http, server.http):
             np.testing.assert_allclose(pushed(push(http, id, 1, 2))[1], 2 * SLOPE, atol=1e-5)
         server.kill()
         other.kill()
-    with Server(data, store=store) as server:
+    with Server(data, store=address) as server:
         np.testing.assert_allclose(pushed(push(server.http, id, 1))[0], SLOPE, atol=1e-5)
         run = {
             "inputs": {"cotangent.tangent.y": [[1.0] * SIZE, [3.0] * SIZE]},

@@ -10,10 +10,9 @@ import multiprocessing
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,26 +41,6 @@ from tests.postgres import Cluster
 
 Place = Callable[..., Store]
 """Opens the same store again, as another process would."""
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "sqlite":
-        return partial(SqliteStore, tmp_path)
-    cluster: Cluster = request.getfixturevalue("postgres")
-    return partial(PostgresStore, cluster.schema(), tmp_path)
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened: Store
-    if request.param == "postgres":
-        cluster: Cluster = request.getfixturevalue("postgres")
-        opened = PostgresStore(cluster.schema(), tmp_path)
-    else:
-        opened = SqliteStore(None if request.param == "memory" else tmp_path)
-    yield opened
-    opened.close()
 
 
 def new(id: str = "ses_1", name: str | None = None) -> NewSession:

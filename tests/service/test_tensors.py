@@ -22,7 +22,6 @@ from gradwire_service.errors import StorageFull, TensorNotFound, UnknownTensor, 
 from gradwire_service.local import LocalTransport
 from gradwire_service.settings import Settings
 from gradwire_service.tensors import Tensors
-from tests.postgres import Cluster
 from tests.service.serving import Server, problem
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -530,15 +529,8 @@ def test_many_names_at_once(tensors: Tensors) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_processes_share_a_tensor(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_processes_share_a_tensor(address: str, tmp_path: Path) -> None:
     """What one puts or stores is there for all at once; a restart changes nothing."""
-    store = "sqlite"
-    if kind == "postgres":
-        cluster: Cluster = request.getfixturevalue("postgres")
-        store = cluster.schema()
     graph = {
         "inputs": [{"name": "n", "shape": []}],
         "nodes": [
@@ -553,7 +545,7 @@ def test_processes_share_a_tensor(
         },
     }
     data = tmp_path / "data"
-    with Server(data, store=store) as server, Server(data, store=store) as other:
+    with Server(data, store=address) as server, Server(data, store=address) as other:
         assert put(server.http, "n", 0.0).status_code == 201
         for step in range(1, 21):
             http = (server if step % 3 else other).http
@@ -561,7 +553,7 @@ def test_processes_share_a_tensor(
             assert answer.status_code == 200, answer.text
             for each in (server, other):
                 assert each.http.get("/v1/tensors/n").json()["data"] == [step]
-    with Server(data, store=store) as server:
+    with Server(data, store=address) as server:
         assert server.http.get("/v1/tensors/n").json()["data"] == [20]
 
 
