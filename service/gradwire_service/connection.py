@@ -81,6 +81,7 @@ class Connection(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None  # runs while the client does not read
         self._fault: Exception | None = None
         self._refused = False
+        self._late: Exception | None = None  # what is to be refused after the answers under way
         self._stopping = False
         self._served: Any = None  # the cycle that runs; `cycle` is the one that came last
 
@@ -172,11 +173,12 @@ class Connection(HttpToolsProtocol):
             return
         if self._head_bytes + self._piece > self._rules.header_bytes:  # else they cannot be
             self._check_size()
+        self._check_coding()
+        super().on_headers_complete()
         self._in_head = False
         if self._head is not None:
             self._head.cancel()
             self._head = None
-        super().on_headers_complete()
         cycle = self.cycle
         if not self.pipeline:
             self._served = cycle
@@ -190,6 +192,13 @@ class Connection(HttpToolsProtocol):
         if size > self._rules.header_bytes:
             self._fault = HeadersTooLarge(limit=self._rules.header_bytes, actual=size)
             raise self._fault
+
+    def _check_coding(self) -> None:
+        for name, value in self.headers:
+            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                reason = "as Transfer-Encoding only chunked is known; compress by Content-Encoding"
+                self._fault = MalformedBody(path="Transfer-Encoding", reason=reason)
+                raise self._fault
 
     @property
     def declared(self) -> int:
@@ -205,6 +214,7 @@ class Connection(HttpToolsProtocol):
     def end_body(self) -> None:
         """The rest of a body was read past the parser: what comes now is another request."""
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's first
         self.on_message_complete()
         self.flow.resume_reading()
 
@@ -221,11 +231,14 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """A request was answered."""
         self._answers.end()
-        if not self._in_head and self._tail is None:  # its body goes on, but nobody reads it
+        if not self._in_head and self.cycle.response_complete and self._tail is None:
+            # Its body goes on, but nobody reads it.
             self._tail = self.loop.call_later(_LINGER, self.transport.close)
         if self.pipeline:
             self._served = self.pipeline[-1][0]
         super().on_response_complete()
+        if self._late is not None and self._answered:
+            self._refuse_now(self._late)
 
     def _await_head(self) -> None:
         self._head = self.loop.call_later(self._rules.header_seconds, self._no_head)
@@ -291,13 +304,34 @@ class Connection(HttpToolsProtocol):
         """What came cannot be read."""
         del msg  # the same for every fault
         reason = "the request is not HTTP/1.1 as RFC 9112 has it"
+        if not self._in_head:
+            reason = "the chunks of the body are not as RFC 9112 has them"
         self._refuse(self._fault or MalformedBody(path="", reason=reason))
 
+    @property
+    def _answered(self) -> bool:
+        """Whether nobody waits for an answer of the app any more."""
+        served = self._served
+        return served is None or served.response_complete or served.disconnected
+
     def _refuse(self, error: Exception) -> None:
-        """Answer without the app, and end the connection."""
+        """Answer what came last without the app, after all that came before, and end."""
         self._refused = True
-        if self._busy:  # an answer in the middle of another would be taken for a part of it
-            self.transport.close()
+        if not self._in_head:  # a request that the app has, but will not get the rest of
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+            if self.pipeline:
+                self.pipeline.popleft()
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self._answered:
+            self._refuse_now(error)
+        else:
+            self._late = error
+
+    def _refuse_now(self, error: Exception) -> None:
+        if self.transport.is_closing():
             return
         exchange = Exchange(uuid.uuid4().hex)
         status, exchange.code, body, headers = problem_of(error, exchange.request_id)

@@ -307,14 +307,61 @@ def test_what_is_not_http_is_told_so(hasty: Server, sent: bytes) -> None:
         assert "HTTP/1.1" in read(rest(connection), 400, "malformed_body")["reason"]
 
 
-def test_nothing_is_said_in_the_middle_of_an_answer(hasty: Server) -> None:
-    """Garbage behind a request that is being served ends the connection, and that is all."""
-    body = json.dumps(long_run()).encode()
+def statuses(answers: bytes) -> list[int]:
+    """Those of the answers that came one behind the other."""
+    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", answers)]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_garbage_behind_requests_waits_for_their_answers(hasty: Server, apart: bool) -> None:
+    body = json.dumps(long_run(deadline_ms=500)).encode()
+    run = post("/v1/execute", f"Content-Length: {len(body)}") + body
+    health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connect(hasty) as connection:
-        connection.sendall(post("/v1/execute", f"Content-Length: {len(body)}") + body)
+        connection.sendall(run + health if apart else run + health + b"garbage\r\n\r\n")
+        if apart:
+            time.sleep(0.2)
+            connection.sendall(b"garbage\r\n\r\n")
+        answers = rest(connection)
+    assert statuses(answers) == [504, 200, 400]
+    read(answers[answers.rindex(b"HTTP/1.1 400") :], 400, "malformed_body")
+
+
+_CHUNKED = post("/v1/execute", "Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("chunks", [b"zz\r\n{}\r\n", b"2\r\n{}xx0\r\n", b"-1\r\n", b"2" * 20])
+def test_chunks_that_are_none_are_told_so(hasty: Server, chunks: bytes, apart: bool) -> None:
+    with connect(hasty) as connection:
+        connection.sendall(_CHUNKED if apart else _CHUNKED + chunks)
+        if apart:
+            time.sleep(0.1)
+            connection.sendall(chunks)
+        assert "chunks" in read(rest(connection), 400, "malformed_body")["reason"]
+
+
+def test_so_they_are_behind_another_request(hasty: Server) -> None:
+    health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connect(hasty) as connection:
+        connection.sendall(health + _CHUNKED + b"2\r\n{}xx0\r\n" + health)
+        assert statuses(rest(connection)) == [200, 400]
+
+
+def test_chunks_are_not_spoken_of_after_the_answer(hasty: Server) -> None:
+    """The request was answered before its body went wrong: a second answer would be no one's."""
+    with connect(hasty) as connection:
+        connection.sendall(_CHUNKED.replace(b"application/json", b"text/plain"))
         time.sleep(0.2)
-        connection.sendall(b"garbage\r\n\r\n")
-        assert rest(connection) == b""
+        connection.sendall(b"zz\r\n")
+        assert statuses(rest(connection)) == [415]
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked", "chunked, chunked"])
+def test_only_chunks_are_a_transfer_coding(hasty: Server, coding: str) -> None:
+    with connect(hasty) as connection:
+        connection.sendall(post("/v1/execute", f"Transfer-Encoding: {coding}") + b"0\r\n\r\n")
+        read(rest(connection), 400, "malformed_body")
 
 
 def test_pipelined_requests_are_answered_in_order(hasty: Server) -> None:
@@ -325,7 +372,7 @@ def test_pipelined_requests_are_answered_in_order(hasty: Server) -> None:
         answer = b""
         while answer.count(b"HTTP/1.1 ") < 4 or not answer.endswith(b"}"):
             answer += connection.recv(65536)
-    assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [b"200", b"200", b"404", b"200"]
+    assert statuses(answer) == [200, 200, 404, 200]
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
@@ -349,7 +396,7 @@ def test_a_wish_for_another_protocol_is_ignored(hasty: Server, protocol: str, ap
         answer = b""
         while chunk := connection.recv(65536):
             answer += chunk
-    assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [b"400", b"200"]
+    assert statuses(answer) == [400, 200]
     assert b"it is not JSON" in answer
     assert b"smuggled" not in answer
     assert "Traceback" not in hasty.log()
