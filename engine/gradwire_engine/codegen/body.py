@@ -19,7 +19,7 @@ from .nest import Access, Nest
 from .program import Layout
 from .source import Source
 from .storage import Storage
-from .totals import Total, run_bytes
+from .totals import WIDTH, Total, run_bytes
 
 
 class Body:
@@ -127,6 +127,45 @@ class Body:
             for d, step in enumerate(steps)
             if step
         )
+
+    # -- fetching ahead ----------------------------------------------------------------------------
+
+    def fetches(self, stage: int, block: int, end: str) -> list[str]:
+        """Lines that ask for the memory that others will be the first to touch, a block from s on.
+
+        A pass over a row that is in cache computes, and the memory has nothing to do meanwhile: it
+        can bring what the next pass reads and writes, and in the second pass the next row.
+        """
+        nest, loops = self.nest, self.loops
+        if nest.stages == 1 or loops.flat or loops.lanes or len(loops.inner) > 1:
+            return []
+        lines = []
+        for access, pattern in loops.patterns.items():
+            root = access.root
+            if pattern.loops != (1,) or not any(pattern.rows):
+                continue
+            start = self.position(pattern, within=False)
+            if root in self._local:
+                if root not in nest.stored or nest.stage.get(root) != stage + 1:
+                    continue
+                verb, number = "write", self.destination(root)
+            else:
+                node = self._fusion.node(root)
+                first = nest.first_read.get(root)
+                if (node is not None and node.op.name == "iota") or first is None:
+                    continue
+                last, step = len(pattern.rows) - 1, pattern.rows[-1]
+                if first == 0 and stage == 1 and step:
+                    start += f" + {self.word(('row', pattern, last), step)}"
+                elif first != stage + 1:
+                    continue
+                verb, number = "read", self._source_of(access, self.dtype(root))
+            size = WIDTH[SUFFIX[self.dtype(root)]]
+            begin, stop = (
+                f"{size} * ({start} + {at})" for at in ("s", f"least(s + {block}, {end})")
+            )
+            lines.append(f"fetch_{verb}(p{number}, {begin}, {stop})")
+        return lines
 
     # -- memory ------------------------------------------------------------------------------------
 

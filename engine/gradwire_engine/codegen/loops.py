@@ -22,6 +22,9 @@ BLOCK = 4096
 FLUSH = 256
 """So many rows are."""
 
+FETCH = 256
+"""So many elements of a row are asked for at a time, before they are needed."""
+
 LANES = 1024
 """How many rows are taken side by side at most."""
 
@@ -207,8 +210,10 @@ class Writer:
             at = body.position(body.pattern(nest.own(id)))
             kind = SUFFIX[body.dtype(id)]
             ends.append(f"store_{kind}({where}, {at}, v{body.local(id)}, {where[1:]})")
-        write = self._lane_loops if self.loops.lanes else self._row_loops
-        write(reductions, [*body.lines, *ends])
+        if self.loops.lanes:
+            self._lane_loops(reductions, [*body.lines, *ends])
+        else:
+            self._row_loops(stage, reductions, [*body.lines, *ends])
 
     def _accumulate(self, id: int, term: str) -> str:
         """The line that adds a term to a reduction."""
@@ -231,7 +236,7 @@ class Writer:
             self.source.depth += 1
         return sizes
 
-    def _row_loops(self, reductions: Sequence[int], lines: Sequence[str]) -> None:
+    def _row_loops(self, stage: int, reductions: Sequence[int], lines: Sequence[str]) -> None:
         """Loops over the elements of one row, around `lines`."""
         source, body = self.source, self.body
         depth = source.depth
@@ -244,11 +249,13 @@ class Writer:
         if not self.loops.flat:
             start, end = "0", self._open(len(self.loops.inner) - 1)[-1]
             source.add(*body.run_starts())
-        if blocked:
-            source.add(f"for s in range({start}, {end}, {BLOCK}):")
+        fetches = body.fetches(stage, FETCH, end)
+        if blocked or fetches:
+            block = FETCH if fetches else BLOCK
+            source.add(f"for s in range({start}, {end}, {block}):")
             source.depth += 1
-            source.add(*(f"u{k} = f32(0)" for k in blocked))
-            start, end = "s", f"least(s + {BLOCK}, {end})"
+            source.add(*fetches, *(f"u{k} = f32(0)" for k in blocked))
+            start, end = "s", f"least(s + {block}, {end})"
         source.add(f"for j in range({start}, {end}):", *(f"    {line}" for line in lines))
         source.add(*(f"t{k} = t{k} + f64(u{k})" for k in blocked))
         source.depth = depth

@@ -69,6 +69,7 @@ class Nest:
         ready: The stage before which each outer member is known.
         kept: Full members that a later stage reads back.
         stored: Members that leave the group.
+        first_read: The first stage that reads each value from elsewhere, element by element.
     """
 
     fusion: Fusion
@@ -81,6 +82,7 @@ class Nest:
     stage: dict[int, int] = field(default_factory=dict)
     ready: dict[int, int] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
+    first_read: dict[int, int] = field(default_factory=dict)
 
     @cached_property
     def stages(self) -> int:
@@ -188,7 +190,10 @@ def _choose(group: Group) -> tuple[Intervals, bool]:
 
 
 def _keep(nest: Nest) -> None:
-    """Find the full members that later stages read back instead of computing them again."""
+    """Find the full members that later stages read back instead of computing them again.
+
+    On the way it is seen where values from elsewhere are read first.
+    """
     price: dict[int, int] = {}
     for id in nest.stage:
         node: Any = nest.fusion.node(id)
@@ -199,6 +204,8 @@ def _keep(nest: Nest) -> None:
         stack = [root]
         while stack:
             id = stack.pop()
+            if id not in nest.stage:
+                nest.first_read.setdefault(id, stage)
             if id not in nest.stage or id in seen:
                 continue
             seen.add(id)

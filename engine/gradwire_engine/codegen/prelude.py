@@ -143,6 +143,55 @@ else:
     load_bool, store_bool = _python_loader(np.bool_, ctypes.c_bool), _python_storer(ctypes.c_bool)
 
 
+# -- fetching ahead --------------------------------------------------------------------------------
+
+
+def _fetcher(write: bool) -> Any:
+    """Code that asks for one cache line, to be read or written soon."""
+
+    def fetch(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], _I8.as_pointer())
+            name, module = "llvm.prefetch.p0", builder.module
+            function = module.globals.get(name)
+            if function is None:
+                kinds = [pointer.type, _I32, _I32, _I32]
+                function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+            builder.call(function, [pointer, _I32(int(write)), _I32(3), _I32(1)])
+            return context.get_dummy_value()
+
+        return types.void(types.intp), codegen
+
+    return intrinsic(fetch)
+
+
+_LINE = 64
+_ask_to_read, _ask_to_write = _fetcher(write=False), _fetcher(write=True)
+
+
+@inline
+def _fetch_read(address: int, first: int, last: int) -> None:
+    for at in range(address + first, address + last, _LINE):
+        _ask_to_read(at)
+
+
+@inline
+def _fetch_write(address: int, first: int, last: int) -> None:
+    for at in range(address + first, address + last, _LINE):
+        _ask_to_write(at)
+
+
+def _python_fetch(address: int, first: int, last: int) -> None:
+    """Nothing: what Python touches comes when it does."""
+
+
+fetch_read = _fetch_read if JIT else _python_fetch
+"""``fetch_read(p, first, last)``: ask for these bytes behind p, read soon; they may not exist."""
+
+fetch_write = _fetch_write if JIT else _python_fetch
+"""``fetch_write(p, first, last)``: ask for bytes that are written soon."""
+
+
 # -- arguments -------------------------------------------------------------------------------------
 
 
