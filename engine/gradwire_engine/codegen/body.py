@@ -134,10 +134,13 @@ class Body:
         """Lines that ask for the memory that others will be the first to touch, a block from s on.
 
         A pass over a row that is in cache computes, and the memory has nothing to do meanwhile: it
-        can bring what the next pass reads and writes, and in the second pass the next row.
+        can bring what the next pass reads and writes, and in the second pass the next row. Rows of
+        less than a block are over before the memory has answered.
         """
         nest, loops = self.nest, self.loops
         if nest.stages == 1 or loops.flat or loops.lanes or len(loops.inner) > 1:
+            return []
+        if loops.inner[0] < block:
             return []
         lines = []
         for access, pattern in loops.patterns.items():
