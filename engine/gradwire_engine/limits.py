@@ -35,6 +35,8 @@ def check_bytes(value: Type, limit: int | None) -> None:
     """
     allowed = MAX_BYTES if limit is None else min(limit, MAX_BYTES)
     extent = value.extent
+    if extent <= allowed:  # which is no less than the memory
+        return
     actual = extent if extent > MAX_BYTES else value.nbytes
     if actual > allowed:
         raise errors.MemoryLimit(limit=allowed, actual=actual)

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, dataclass_transform, get_type_hints
 
 import numpy as np
@@ -156,6 +156,7 @@ class Op:
         return "reverse_only" if cls.reverse_only else "implemented"
 
     @classmethod
+    @cache
     def arity(cls) -> tuple[int, int | None]:
         """Least and greatest number of operands; None where there is no upper bound."""
         low = sum(not (o.optional or o.variadic) for o in cls.operands)
