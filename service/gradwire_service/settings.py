@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,6 +26,10 @@ def _split(value: Any) -> Any:
 
 
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null|\*")
 
 
 class Settings(BaseSettings):
@@ -220,9 +225,8 @@ class Settings(BaseSettings):
         ge=1,
         description="How long a stopping server waits for requests under way, in seconds.",
     )
-    log_level: str = Field(
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         default="warning",
-        pattern="^(critical|error|warning|info|debug)$",
         description="Least severe log level that is written: `info` has a line for each request, "
         "`warning` only for those answered with 5xx.",
     )
@@ -233,7 +237,19 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _check_origins(self) -> Self:
+    def _check_names(self) -> Self:
+        for host in self.hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(
+                    f"hosts has names, or addresses, as api.example.org: without scheme, port, "
+                    f"brackets or *, so not {host!r}"
+                )
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "cors_origins has origins as browsers send them, https://example.org or "
+                    f"http://localhost:3000: with a scheme and without a path, so not {origin!r}"
+                )
         if "*" in self.cors_origins and not self.needs_keys:
             raise ValueError(
                 "cors_origins is *, and there are no keys: every web page could drive this server. "
