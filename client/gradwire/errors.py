@@ -409,7 +409,6 @@ class UnsupportedMediaType(OptionRefused, code="unsupported_media_type"):
 class MethodNotAllowed(OptionRefused, code="method_not_allowed"):
     """The route exists, but not for that method."""
 
-    path: str
     method: str
     allowed: list[str]
 

@@ -39,16 +39,22 @@ examples:
   gradwire keys create alice              an API key, without which 0.0.0.0 is not served
   gradwire serve --host 0.0.0.0 --workers 4 --data-dir /srv/gradwire
 
-Every setting is also an environment variable: GRADWIRE_PORT and GRADWIRE_DATA_DIR, and without a
-flag GRADWIRE_MEMORY_BYTES, GRADWIRE_THREADS and those in docs/settings.md. GET /v1/limits shows the
-limits in force. SIGTERM and Ctrl-C let the requests under way finish.
+Every flag is also an environment variable, such as GRADWIRE_PORT. Only there, among others
+(docs/settings.md has them all, GET /v1/limits the limits in force):
+  GRADWIRE_STORE=postgresql://...         sessions in PostgreSQL instead of SQLite
+  GRADWIRE_KEYS=required                  API keys on loopback too; off: nowhere
+  GRADWIRE_LOG_LEVEL=info                 a line on stderr for each request
+  GRADWIRE_MEMORY_BYTES=1073741824        what one run may need
+SIGTERM and Ctrl-C let the requests under way finish.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="gradwire", description="Differentiable tensor graphs as a service."
+        prog="gradwire",
+        description="Differentiable tensor graphs as a service.",
+        epilog="`gradwire serve --help` and `gradwire keys --help` have examples.",
     )
     parser.add_argument(
         "--version", action="version", version=f"gradwire {metadata.version('gradwire')}"
