@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument(
         "--data-dir",
         type=Path,
-        help="where sessions are kept (default ~/.local/share/gradwire)",
+        help="where everything is kept (default ~/.local/share/gradwire)",
     )
     cli_keys.add_parser(commands)
     given = parser.parse_args(arguments)

@@ -46,7 +46,8 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, description="Server processes that share the store.")
     data_dir: Path = Field(
         default=Path("~/.local/share/gradwire"),
-        description="Directory of the SQLite store and of large arrays; made if it is missing.",
+        description="Directory of the SQLite store, of large arrays and of resident tensors; made "
+        "if it is missing.",
     )
     store: str = Field(
         default="sqlite",
@@ -241,19 +242,20 @@ class Settings(BaseSettings):
         for host in self.hosts:
             if not _HOST.fullmatch(host):
                 raise ValueError(
-                    f"hosts has names, or addresses, as api.example.org: without scheme, port, "
-                    f"brackets or *, so not {host!r}"
+                    "GRADWIRE_HOSTS has names, or addresses, as api.example.org: without scheme, "
+                    f"port, brackets or *, so not {host!r}"
                 )
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    "cors_origins has origins as browsers send them, https://example.org or "
-                    f"http://localhost:3000: with a scheme and without a path, so not {origin!r}"
+                    "GRADWIRE_CORS_ORIGINS has origins as browsers send them, https://example.org "
+                    "or http://localhost:3000: with a scheme and without a path, so not "
+                    f"{origin!r}"
                 )
         if "*" in self.cors_origins and not self.needs_keys:
             raise ValueError(
-                "cors_origins is *, and there are no keys: every web page could drive this server. "
-                "Name the origins, or set GRADWIRE_KEYS=required"
+                "GRADWIRE_CORS_ORIGINS is *, and there are no keys: every web page could drive "
+                "this server. Name the origins, or set GRADWIRE_KEYS=required"
             )
         return self
 
