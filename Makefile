@@ -79,10 +79,10 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	@echo "Installing Gradwire and its tools into $(VENV) (once) ..."
+	@echo "Installing Gradwire and its tools, PyTorch among them, into $(VENV), once; it takes some minutes ..."
 	@$(PIP) -e '.[dev]' && touch $(VENV)/.demo $@
 
 # The demo needs neither the tools nor the test oracle, so a fresh clone shows it sooner.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	@echo "Installing Gradwire for the demo into $(VENV) (once) ..."
+	@echo "Installing Gradwire for the demo into $(VENV), once; it takes a minute or two ..."
 	@$(PIP) -e '.[demo]' && touch $@

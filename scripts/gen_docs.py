@@ -301,7 +301,23 @@ def settings_page() -> str:
         default = "" if field.default in (None, ()) else code(str(field.default))
         text = (field.description or "").replace("|", "\\|")
         lines.append(f"| `GRADWIRE_{name.upper()}` | {flag} | {default} | {text} |")
-    return page(lines)
+    return page([*lines, *OTHER_VARIABLES])
+
+
+OTHER_VARIABLES = (
+    "",
+    "A variable that begins with `GRADWIRE_` and is none of these is told at the start. Beside "
+    "them:",
+    "",
+    "| variable | read by | what |",
+    "|---|---|---|",
+    "| `GRADWIRE_API_KEY` | the Python client | The key that `gw.connect` shows unless it is given "
+    "one. |",
+    "| `GRADWIRE_DEBUG` | the engine | `source` prints the source of every kernel that runs to "
+    "stderr, once; see [From graph to machine code](compiled.md#source). |",
+    "| `OTEL_EXPORTER_OTLP_ENDPOINT` ... | the service | Where traces go; see "
+    "[Operations](operations.md#traces). |",
+)
 
 
 # -- text ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, cast
 
 from gradwire._linear import AsyncLinearization, Linearization
+from gradwire._values import by_name
 
 if TYPE_CHECKING:
     from gradwire._exchanges import Store
@@ -115,6 +116,15 @@ class _Base(Generic[OutT]):
         return f"<{type(self).__name__} of {keys}{mapped}>"
 
 
+def _feed(inputs: Feed | None, named: Feed) -> Feed:
+    """The inputs of a call, given in a dict, by keyword or both.
+
+    Raises:
+        TypeError: Those given first have no names, as in `f([1, 2, 3])`.
+    """
+    return named if inputs is None else {**by_name("inputs", inputs), **named}
+
+
 class Function(_Base[OutT]):
     """Outputs of a `Session`, to be called with arrays by input name: `f(x=x, w=w)`.
 
@@ -151,9 +161,7 @@ class Function(_Base[OutT]):
                 (`{"outputs/loss": "mean"}`).
             named: Input arrays by name.
         """
-        return self._shaped(
-            self._perform(self._plan.forward({**(inputs or {}), **named}, reduce, store))
-        )
+        return self._shaped(self._perform(self._plan.forward(_feed(inputs, named), reduce, store)))
 
     def vjp(
         self,
@@ -178,7 +186,7 @@ class Function(_Base[OutT]):
             inputs: Input arrays by name.
             named: Input arrays by name.
         """
-        feed = {**(inputs or {}), **named}
+        feed = _feed(inputs, named)
         outputs, gradients = self._perform(self._plan.vjp(cotangent, wrt, feed, reduce, store))
         return VjpResult(self._shaped(outputs), gradients)
 
@@ -202,7 +210,7 @@ class Function(_Base[OutT]):
             inputs: Input arrays by name.
             named: Input arrays by name.
         """
-        feed = {**(inputs or {}), **named}
+        feed = _feed(inputs, named)
         exchange = self._plan.vjp(None, wrt, feed, reduce, store, reduce_outputs=True)
         outputs, gradients = self._perform(exchange)
         return VjpResult(self._shaped(outputs), gradients)
@@ -226,7 +234,7 @@ class Function(_Base[OutT]):
             inputs: Input arrays by name.
             named: Input arrays by name.
         """
-        feed = {**(inputs or {}), **named}
+        feed = _feed(inputs, named)
         outputs, pushed = self._perform(self._plan.jvp(tangents, feed, reduce, store))
         return JvpResult(self._shaped(outputs), self._shaped(pushed))
 
@@ -250,7 +258,7 @@ class Function(_Base[OutT]):
             inputs: Input arrays by name.
             named: Input arrays by name.
         """
-        feed = {**(inputs or {}), **named}
+        feed = _feed(inputs, named)
         return self._perform(self._plan.hvp(v, wrt, feed, cotangent, reduce))
 
     def jacobian(
@@ -270,7 +278,7 @@ class Function(_Base[OutT]):
             inputs: Input arrays by name.
             named: Input arrays by name.
         """
-        return self._perform(self._plan.jacobian(wrt, {**(inputs or {}), **named}, mode))
+        return self._perform(self._plan.jacobian(wrt, _feed(inputs, named), mode))
 
     def hessian(
         self,
@@ -288,7 +296,7 @@ class Function(_Base[OutT]):
             inputs: Input arrays by name.
             named: Input arrays by name.
         """
-        return self._perform(self._plan.hessian(wrt, {**(inputs or {}), **named}))
+        return self._perform(self._plan.hessian(wrt, _feed(inputs, named)))
 
     def linearize(
         self,
@@ -307,7 +315,7 @@ class Function(_Base[OutT]):
             wrt: Inputs that have tangents; by default every differentiable one.
             named: The point, by input name.
         """
-        plan = self._perform(self._plan.linearize({**(inputs or {}), **named}, wrt))
+        plan = self._perform(self._plan.linearize(_feed(inputs, named), wrt))
         return Linearization(plan, self._perform, single=self._single)
 
 
@@ -330,7 +338,7 @@ class AsyncFunction(_Base[OutT]):
         **named: TensorLike,
     ) -> OutT:
         """As `Function.__call__`."""
-        feed = {**(inputs or {}), **named}
+        feed = _feed(inputs, named)
         return self._shaped(await self._perform(self._plan.forward(feed, reduce, store)))
 
     async def vjp(
@@ -344,7 +352,7 @@ class AsyncFunction(_Base[OutT]):
         **named: TensorLike,
     ) -> VjpResult[OutT]:
         """As `Function.vjp`."""
-        feed = {**(inputs or {}), **named}
+        feed = _feed(inputs, named)
         outputs, gradients = await self._perform(
             self._plan.vjp(cotangent, wrt, feed, reduce, store)
         )
@@ -360,7 +368,7 @@ class AsyncFunction(_Base[OutT]):
         **named: TensorLike,
     ) -> VjpResult[OutT]:
         """As `Function.value_and_grad`."""
-        feed = {**(inputs or {}), **named}
+        feed = _feed(inputs, named)
         outputs, gradients = await self._perform(
             self._plan.vjp(None, wrt, feed, reduce, store, reduce_outputs=True)
         )
@@ -376,7 +384,7 @@ class AsyncFunction(_Base[OutT]):
         **named: TensorLike,
     ) -> JvpResult[OutT]:
         """As `Function.jvp`."""
-        feed = {**(inputs or {}), **named}
+        feed = _feed(inputs, named)
         outputs, pushed = await self._perform(self._plan.jvp(tangents, feed, reduce, store))
         return JvpResult(self._shaped(outputs), self._shaped(pushed))
 
@@ -391,7 +399,7 @@ class AsyncFunction(_Base[OutT]):
         **named: TensorLike,
     ) -> dict[str, Array]:
         """As `Function.hvp`."""
-        feed = {**(inputs or {}), **named}
+        feed = _feed(inputs, named)
         return await self._perform(self._plan.hvp(v, wrt, feed, cotangent, reduce))
 
     async def jacobian(
@@ -403,7 +411,7 @@ class AsyncFunction(_Base[OutT]):
         **named: TensorLike,
     ) -> dict[str, Array]:
         """As `Function.jacobian`."""
-        feed = {**(inputs or {}), **named}
+        feed = _feed(inputs, named)
         return await self._perform(self._plan.jacobian(wrt, feed, mode))
 
     async def hessian(
@@ -414,7 +422,7 @@ class AsyncFunction(_Base[OutT]):
         **named: TensorLike,
     ) -> dict[str, dict[str, Array]]:
         """As `Function.hessian`."""
-        return await self._perform(self._plan.hessian(wrt, {**(inputs or {}), **named}))
+        return await self._perform(self._plan.hessian(wrt, _feed(inputs, named)))
 
     async def linearize(
         self,
@@ -424,5 +432,5 @@ class AsyncFunction(_Base[OutT]):
         **named: TensorLike,
     ) -> AsyncLinearization[OutT]:
         """As `Function.linearize`."""
-        plan = await self._perform(self._plan.linearize({**(inputs or {}), **named}, wrt))
+        plan = await self._perform(self._plan.linearize(_feed(inputs, named), wrt))
         return AsyncLinearization(plan, self._perform, single=self._single)

@@ -1230,7 +1230,7 @@ class SessionOps(Generic[T]):
         return self._apply("sub", (a, b), {}, name=name)
 
     def sum(self, x: Operand, *, name: str | None = None) -> T:
-        """The sum of all entries."""
+        """The sum of all entries; ``reduce_sum`` sums along axes."""
         return self._apply("sum", (x,), {}, name=name)
 
     def swap_adjacent_at_depth(self, x: Operand, depth: int, *, name: str | None = None) -> T:
@@ -2119,7 +2119,7 @@ class TensorOps:
         return self._apply("sub", (b,), {}, name=name)
 
     def sum(self, *, name: str | None = None) -> Self:
-        """The sum of all entries."""
+        """The sum of all entries; ``reduce_sum`` sums along axes."""
         return self._apply("sum", (), {}, name=name)
 
     def swap_adjacent_at_depth(self, depth: int, *, name: str | None = None) -> Self:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,9 @@ Reduce: TypeAlias = "Reduction | Mapping[str, Reduction] | None"
 """How results are reduced over the mapped axis: one word, or a word by path (`gradients/w`)."""
 
 Arrays: TypeAlias = "dict[str, Array]"
+
+OPTIONS: Final = ("deadline_ms", "nan_policy", "tier")
+"""What `Function.options` takes."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,7 @@ class RunPlan:
         if self.in_axes:
             raise ValueError("a mapped function is not linearized: linearize the function itself")
         recorder = self.recorder
+        self._check_inputs(inputs)
         wrt = _names(wrt)
         order = recorder.differentiable if wrt is None else wrt
         document: dict[str, object] = {"transform": "linearize", "inputs": {}}
@@ -274,10 +278,17 @@ class RunPlan:
         return list(self.outputs or ())
 
     def _translated(self, path: str) -> str:
-        """A result's path with the caller's key replaced by the one that travels."""
+        """A result's path with the caller's key replaced by the one that travels.
+
+        Raises:
+            ValueError: The function has no such output: the server would name those that travel.
+        """
         group, _, key = path.partition("/")
-        if group == "gradients" or not self.outputs or key not in self.outputs:
+        if group == "gradients" or self.outputs is None:
             return path
+        if group not in ("outputs", "tangents") or key not in self.outputs:
+            known = ", ".join(f"outputs/{output}" for output in self.outputs)
+            raise ValueError(f"{path!r} is no result of this function, which has {known}")
         return f"{group}/{_key(self.outputs[key])}"
 
     def _named(self, results: Arrays) -> Arrays:
@@ -288,7 +299,22 @@ class RunPlan:
         return {key: results[name] for key, name in wire.items() if name in results}
 
     def _inputs(self, values: Feed) -> dict[str, Sent]:
+        self._check_inputs(values)
         return self._feed("inputs", values)
+
+    def _check_inputs(self, values: Feed) -> None:
+        """Refuse an option among the keywords: a run has inputs there.
+
+        Raises:
+            TypeError: There is one.
+        """
+        for name in OPTIONS:
+            if name in values and name not in self.recorder.inputs:
+                given = values[name]
+                raise TypeError(
+                    f"{name} is an option of the function and none of its inputs: "
+                    f"f.options({name}={given!r})(...)"
+                )
 
     def _feed(self, group: str, values: Feed) -> dict[str, Sent]:
         """Values as arrays by path, of the dtypes that their inputs have."""

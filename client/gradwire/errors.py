@@ -229,6 +229,7 @@ class SessionNotFound(NotFound, code="session_not_found"):
     """There is no such session, or no more."""
 
     session: str
+    suggestions: list[str] | None
     expired_at: str | None
 
 
@@ -244,6 +245,7 @@ class ValueNotFound(NotFound, code="value_not_found"):
 
     ref: int | str
     ctx_len: int
+    suggestions: list[str] | None
 
 
 class OpNotFound(NotFound, code="op_not_found"):
@@ -256,6 +258,9 @@ class OpNotFound(NotFound, code="op_not_found"):
 class RouteNotFound(NotFound, code="route_not_found"):
     """The server has no such route."""
 
+    path: str
+    suggestions: list[str] | None
+
 
 # -- references ------------------------------------------------------------------------------------
 
@@ -267,6 +272,7 @@ class ReferenceRefused(GradwireError):
 class VarOutOfBounds(ReferenceRefused, code="var_out_of_bounds"):
     """An id names no value that exists at that point; `ctx_len` values do."""
 
+    op: str | None
     operand: str | None
     id: int
     ctx_len: int
@@ -275,6 +281,8 @@ class VarOutOfBounds(ReferenceRefused, code="var_out_of_bounds"):
 class VarShapeMismatch(ReferenceRefused, code="var_shape_mismatch"):
     """A typed handle states another shape (`expected`) than the value has (`actual`)."""
 
+    op: str | None
+    operand: str | None
     id: int
     expected: list[int]
     actual: list[int]
@@ -285,12 +293,15 @@ class UnknownName(ReferenceRefused, code="unknown_name"):
 
     name: str
     suggestions: list[str] | None
+    op: str | None
+    operand: str | None
 
 
 class InvalidName(ReferenceRefused, code="invalid_name"):
     """A new name breaks the rules for names."""
 
     name: str
+    reason: str | None
     suggestions: list[str] | None
 
 
@@ -298,6 +309,7 @@ class UnknownTensor(ReferenceRefused, code="unknown_tensor"):
     """A run names a resident tensor that does not exist."""
 
     name: str
+    path: str
     suggestions: list[str] | None
 
 
@@ -328,6 +340,7 @@ class WrongArity(CallRefused, code="wrong_arity"):
 
     expected: int | list[int | None]
     actual: int
+    operands: list[str] | None
 
 
 class MissingAttribute(CallRefused, code="missing_attribute"):
@@ -344,6 +357,7 @@ class UnknownAttribute(CallRefused, code="unknown_attribute"):
     attribute: str
     value: object
     reason: str | None
+    suggestions: list[str] | None
 
 
 class InvalidAttribute(CallRefused, code="invalid_attribute"):
@@ -388,9 +402,15 @@ class MalformedTensor(OptionRefused, code="malformed_tensor"):
 class UnsupportedMediaType(OptionRefused, code="unsupported_media_type"):
     """The server does not read bodies of that content type."""
 
+    actual: str
+    expected: list[str]
+
 
 class MethodNotAllowed(OptionRefused, code="method_not_allowed"):
     """The route exists, but not for that method."""
+
+    method: str
+    allowed: list[str]
 
 
 # -- typing ----------------------------------------------------------------------------------------
@@ -408,6 +428,7 @@ class ShapeMismatch(TypingRefused, code="shape_mismatch"):
 
     expected: list[int | str]
     actual: list[int]
+    reason: str | None
 
 
 class DtypeMismatch(TypingRefused, code="dtype_mismatch"):
@@ -554,6 +575,8 @@ class VersionConflict(WriteConflict, code="version_conflict"):
 
 class IdempotencyConflict(WriteConflict, code="idempotency_conflict"):
     """The idempotency key was used with another body."""
+
+    key: str
 
 
 class AccessRefused(GradwireError):

@@ -123,11 +123,16 @@ class EngineError(Exception):
     @property
     def message(self) -> str:
         """One or two sentences for people: what was wrong, where, and what to do."""
-        return self.sentence() + self.place()
+        return self.sentence() + self.hint() + self.place()
 
     def sentence(self) -> str:
         """The message without the place it speaks of."""
         return self.template.format_map(_Facts(self.facts()))
+
+    def hint(self) -> str:
+        """What the caller may have meant, of the errors that have the fact `suggestions`."""
+        close = self.facts().get("suggestions")
+        return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
     def place(self) -> str:
         """Where it happened, as far as anyone filled it in."""
@@ -144,10 +149,6 @@ class EngineError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.facts())
-
-
-def _hint(suggestions: list[str] | None) -> str:
-    return f" Did you mean {' or '.join(map(repr, suggestions))}?" if suggestions else ""
 
 
 class _Located(EngineError):
@@ -201,9 +202,6 @@ class ValueNotFound(ReferenceFault, template="no value {ref!r} in this session."
     ctx_len: int
     suggestions: list[str] | None = None
 
-    def sentence(self) -> str:
-        return super().sentence() + _hint(self.suggestions)
-
 
 class UnknownName(ReferenceFault, template="no value is named {name!r}."):
     """A reference by name finds nothing."""
@@ -212,9 +210,6 @@ class UnknownName(ReferenceFault, template="no value is named {name!r}."):
     suggestions: list[str] | None = None
     op: str | None = None
     operand: str | None = None
-
-    def sentence(self) -> str:
-        return super().sentence() + _hint(self.suggestions)
 
 
 class InvalidName(
@@ -240,18 +235,12 @@ class UnknownOp(ReferenceFault, template="there is no op {op!r}."):
     op: str
     suggestions: list[str] | None = None
 
-    def sentence(self) -> str:
-        return super().sentence() + _hint(self.suggestions)
-
 
 class OpNotFound(ReferenceFault, template="there is no op {op!r} in the catalogue."):
     """The catalogue was asked for an op that it does not hold."""
 
     op: str
     suggestions: list[str] | None = None
-
-    def sentence(self) -> str:
-        return super().sentence() + _hint(self.suggestions)
 
 
 # -- calls -----------------------------------------------------------------------------------------
@@ -297,9 +286,6 @@ class UnknownAttribute(CallError, template="{op} has no attribute {attribute!r}:
     value: Any = None
     reason: str
     suggestions: list[str] | None = None
-
-    def sentence(self) -> str:
-        return super().sentence() + _hint(self.suggestions)
 
 
 class InvalidAttribute(
@@ -420,9 +406,6 @@ class UnknownInput(RunError, template="this graph has no input {input!r}."):
 
     input: str
     suggestions: list[str] | None = None
-
-    def sentence(self) -> str:
-        return super().sentence() + _hint(self.suggestions)
 
 
 class InputShapeMismatch(RunError, template="input {input!r} should be {expected}, got {actual}."):

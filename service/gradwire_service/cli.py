@@ -13,7 +13,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,8 @@ from . import cli_keys
 from .tracing import import_opentelemetry, wants_tracing
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
     from starlette.applications import Starlette
 
     from .settings import Settings
@@ -36,16 +39,22 @@ examples:
   gradwire keys create alice              an API key, without which 0.0.0.0 is not served
   gradwire serve --host 0.0.0.0 --workers 4 --data-dir /srv/gradwire
 
-Every setting is also an environment variable: GRADWIRE_PORT and GRADWIRE_DATA_DIR, and without a
-flag GRADWIRE_MEMORY_BYTES, GRADWIRE_THREADS and those in docs/settings.md. GET /v1/limits shows the
-limits in force. SIGTERM and Ctrl-C let the requests under way finish.
+Every flag is also an environment variable, such as GRADWIRE_PORT. Only there, among others
+(docs/settings.md has them all, GET /v1/limits the limits in force):
+  GRADWIRE_STORE=postgresql://...         sessions in PostgreSQL instead of SQLite
+  GRADWIRE_KEYS=required                  API keys on loopback too; off: nowhere
+  GRADWIRE_LOG_LEVEL=info                 a line on stderr for each request
+  GRADWIRE_MEMORY_BYTES=1073741824        what one run may need
+SIGTERM and Ctrl-C let the requests under way finish.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="gradwire", description="Differentiable tensor graphs as a service."
+        prog="gradwire",
+        description="Differentiable tensor graphs as a service.",
+        epilog="`gradwire serve --help` and `gradwire keys --help` have examples.",
     )
     parser.add_argument(
         "--version", action="version", version=f"gradwire {metadata.version('gradwire')}"
@@ -66,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument(
         "--data-dir",
         type=Path,
-        help="where sessions are kept (default ~/.local/share/gradwire)",
+        help="where everything is kept (default ~/.local/share/gradwire)",
     )
     cli_keys.add_parser(commands)
     given = parser.parse_args(arguments)
@@ -107,13 +116,24 @@ def _settings(options: dict[str, object]) -> Settings:
     try:
         settings = Settings(**options)  # type: ignore[arg-type] # validated here
     except ValidationError as error:
-        faults = (
-            ".".join(map(str, e["loc"])) + ": " * bool(e["loc"]) + e["msg"] for e in error.errors()
-        )
+        faults = [_fault(e, options, Settings.model_fields) for e in error.errors()]
         raise RuntimeError("; ".join(faults)) from None
-    for name in _strange_variables(Settings.model_fields):
-        print(f"gradwire: {name} is set, but there is no such setting.", file=sys.stderr)
+    for name, hint in _strange_variables(Settings.model_fields):
+        print(f"gradwire: {name} is set, but there is no such setting.{hint}", file=sys.stderr)
     return settings
+
+
+def _fault(fault: ErrorDetails, options: Collection[str], fields: Mapping[str, FieldInfo]) -> str:
+    """What is wrong with a setting, by the name that it was given under, and what it is."""
+    reason = fault["msg"].removeprefix("Value error, ").partition(", unable")[0]
+    if not fault["loc"]:
+        return reason  # it is about several, and a sentence of ours
+    name = str(fault["loc"][0])
+    given = f"--{name.replace('_', '-')}" if name in options else f"GRADWIRE_{name.upper()}"
+    if fault["type"] == "string_pattern_mismatch":  # the store; a password may stand in it
+        return f"{given} is not understood. {fields[name].description}"
+    reason = reason.replace("Input should be", "it should be").replace("Input", "it", 1)
+    return f"{given} cannot be {fault['input']!r}: {reason}. {fields[name].description}"
 
 
 def _serve(settings: Settings) -> int:
@@ -125,13 +145,15 @@ def _serve(settings: Settings) -> int:
     return 0
 
 
-def _strange_variables(settings: Collection[str]) -> list[str]:
-    """Environment variables that look like settings and are none: most likely misspelt."""
+def _strange_variables(settings: Collection[str]) -> list[tuple[str, str]]:
+    """Environment variables that look like settings and are none, with what was meant."""
     known = {f"GRADWIRE_{name.upper()}" for name in settings}
     known |= {"GRADWIRE_API_KEY", "GRADWIRE_DEBUG"}
-    return sorted(
+    strange = sorted(
         n for n in os.environ if n.upper().startswith("GRADWIRE_") and n.upper() not in known
     )
+    close = {name: get_close_matches(name.upper(), known, n=1) for name in strange}
+    return [(name, f" Did you mean {close[name][0]}?" if close[name] else "") for name in strange]
 
 
 def _prepare(settings: Settings) -> socket.socket:

@@ -56,6 +56,12 @@ class SessionNotFound(ServiceFault, template="there is no session {session!r}.")
     suggestions: list[str]
     expired_at: str | None = None
 
+    def sentence(self) -> str:
+        """The message, which says since when a session that has ended is not there."""
+        if self.expired_at is None:
+            return super().sentence()
+        return f"the session {self.session!r} ended at {self.expired_at}: nobody had used it."
+
 
 class TensorNotFound(ServiceFault, template="there is no resident tensor {tensor!r}."):
     """No resident tensor of this owner has that name."""
@@ -71,12 +77,17 @@ class RouteNotFound(ServiceFault, template="nothing is served at {path}."):
     suggestions: list[str]
 
 
-class MethodNotAllowed(ServiceFault, template="{path} does not take {method}."):
+class MethodNotAllowed(ServiceFault, template="{path} takes {methods}, not {method}."):
     """The path exists, the method does not."""
 
     path: str
     method: str
     allowed: list[str]
+
+    def sentence(self) -> str:
+        """The message, with the methods that are taken."""
+        methods = " and ".join(self.allowed)
+        return self.template.format(path=self.path, methods=methods, method=self.method)
 
 
 class VersionConflict(
@@ -87,6 +98,11 @@ class VersionConflict(
 
     expected: int | str
     actual: int
+
+    def sentence(self) -> str:
+        """The message, which explains a version 0."""
+        empty = 0 in (self.expected, self.actual)
+        return super().sentence() + " Version 0 is before anything was written." * empty
 
 
 class IdempotencyConflict(

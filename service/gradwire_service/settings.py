@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +28,10 @@ def _split(value: Any) -> Any:
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null|\*")
+
+
 class Settings(BaseSettings):
     """Settings of one service process."""
 
@@ -41,7 +46,8 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, description="Server processes that share the store.")
     data_dir: Path = Field(
         default=Path("~/.local/share/gradwire"),
-        description="Directory of the SQLite store and of large arrays; made if it is missing.",
+        description="Directory of the SQLite store, of large arrays and of resident tensors; made "
+        "if it is missing.",
     )
     store: str = Field(
         default="sqlite",
@@ -220,9 +226,8 @@ class Settings(BaseSettings):
         ge=1,
         description="How long a stopping server waits for requests under way, in seconds.",
     )
-    log_level: str = Field(
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         default="warning",
-        pattern="^(critical|error|warning|info|debug)$",
         description="Least severe log level that is written: `info` has a line for each request, "
         "`warning` only for those answered with 5xx.",
     )
@@ -233,11 +238,24 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _check_origins(self) -> Self:
+    def _check_names(self) -> Self:
+        for host in self.hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(
+                    "GRADWIRE_HOSTS has names, or addresses, as api.example.org: without scheme, "
+                    f"port, brackets or *, so not {host!r}"
+                )
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "GRADWIRE_CORS_ORIGINS has origins as browsers send them, https://example.org "
+                    "or http://localhost:3000: with a scheme and without a path, so not "
+                    f"{origin!r}"
+                )
         if "*" in self.cors_origins and not self.needs_keys:
             raise ValueError(
-                "cors_origins is *, and there are no keys: every web page could drive this server. "
-                "Name the origins, or set GRADWIRE_KEYS=required"
+                "GRADWIRE_CORS_ORIGINS is *, and there are no keys: every web page could drive "
+                "this server. Name the origins, or set GRADWIRE_KEYS=required"
             )
         return self
 

@@ -230,6 +230,21 @@ def test_hvp_under_vmap(g: gw.Session) -> None:
     check(products["x"], vs @ hessian_of_loss_by_x())
 
 
+def test_inputs_without_names(g: gw.Session) -> None:
+    f = g.function(g.tanh(g.x))
+    for call in (f, f.linearize):
+        with pytest.raises(TypeError, match=r"inputs are given by name, .* not as a ndarray"):
+            call(np.asarray(X))  # type: ignore[arg-type] # that is the point
+
+
+def test_an_option_among_the_inputs(g: gw.Session) -> None:
+    f = g.function(g.tanh(g.x))
+    with pytest.raises(TypeError, match=r"f\.options\(tier='compiled'\)"):
+        f(x=X, tier="compiled")
+    with pytest.raises(TypeError, match=r"f\.options\(deadline_ms=5\)"):
+        f.linearize(x=X, deadline_ms=5)
+
+
 def test_options(g: gw.Session) -> None:
     g.log(g.x, name="bad")
     f = g.function("bad").options(nan_policy="error")

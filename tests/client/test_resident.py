@@ -138,8 +138,9 @@ def test_results_are_stored(local: gw.Client) -> None:
     np.testing.assert_allclose(alone.numpy(), W @ X)
     _, pushed = g.function("h").jvp({"x": X}, x=X, w=W, store={"tangents/h": "dh"})
     assert np.asarray(pushed).tolist() == (W @ X).tolist()
-    with pytest.raises(errors.InvalidOption):
-        loss(x=X, w=W, store={"outputs/w_new": "w"})
+    for wrong in ("outputs/w_new", "output/loss"):
+        with pytest.raises(ValueError, match=f"'{wrong}' is no result .* has outputs/loss"):
+            loss(x=X, w=W, store={wrong: "w"})
 
 
 def test_a_run_that_stores_is_not_repeated(script: Script, g: gw.Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import signal
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
+from gradwire.errors import BY_CODE
 from gradwire.wire.errors import STATUS
 from gradwire_engine.errors import catalogue
 from gradwire_engine.ops import base
@@ -855,6 +857,27 @@ def test_every_code_is_provoked() -> None:
     codes = {code for code, kind in catalogue().items() if kind.__module__.startswith("gradwire")}
     assert {case.code for case in CASES} | PROVOKED == codes
     assert codes == set(STATUS)
+
+
+@pytest.mark.parametrize("code", STATUS)
+def test_every_fact_is_an_attribute_in_python(code: str) -> None:
+    """`docs/errors.md` lists the facts of the server's classes and calls them attributes."""
+    facts = {member.name for member in dataclasses.fields(catalogue()[code])}  # type: ignore[arg-type] # made so by EngineError
+    assert facts <= set(BY_CODE[code].fact_names)
+
+
+def test_what_was_meant_is_in_the_sentence(http: httpx.Client, target: str) -> None:
+    http.put("/v1/tensors/weights", json=[1.0])
+    for method, path, meant in [
+        ("GET", "/v1/sessions/targt", "Did you mean 'target'?"),
+        ("GET", "/v1/tensors/wieghts", "Did you mean 'weights'?"),
+        ("GET", "/v1/session", "Did you mean '/v1/sessions'"),
+        ("PATCH", "/v1/sessions", "takes GET and HEAD and POST, not PATCH"),
+    ]:
+        assert meant in http.request(method, path).json()["detail"]
+    body = {"inputs": {**POINT, "w": {"tensor": "weihgts"}}}
+    answer = http.post("/v1/sessions/target/forward", json=body)
+    assert "Did you mean 'weights'?" in problem(answer, "unknown_tensor")["detail"]
 
 
 def test_a_refusal_quotes_anything_safely(http: httpx.Client, target: str) -> None:

@@ -75,8 +75,36 @@ def test_a_bad_setting_is_one_sentence(
     monkeypatch.setenv("GRADWIRE_QUEUE", "many")
     assert main(["serve", "--port", "70000"]) == 1
     error = capsys.readouterr().err
-    assert "port" in error
-    assert "queue" in error
+    assert "--port cannot be 70000: it should be less than or equal to 65535. Port to" in error
+    assert "GRADWIRE_QUEUE cannot be 'many': it should be a valid integer. Runs that" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("LOG_LEVEL", "verbose", "'critical', 'error', 'warning', 'info' or 'debug'. Least severe"),
+        ("STORE", "mysql://me:secret@host/x", "GRADWIRE_STORE is not understood. Where sessions"),
+        ("HOSTS", "api.example.org,*", "without scheme, port, brackets or *, so not '*'"),
+        ("HOSTS", "https://api.example.org", "as api.example.org: without scheme"),
+        ("CORS_ORIGINS", "https://example.org/", "without a path, so not 'https://example.org/'"),
+        ("CORS_ORIGINS", "example.org", "with a scheme"),
+        ("CORS_ORIGINS", "*", "every web page could drive this server"),
+    ],
+)
+def test_what_a_setting_may_be(
+    variable: str,
+    value: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(f"GRADWIRE_{variable}", value)
+    assert main(["serve", "--port", "0"]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert "secret" not in error
+    assert error.count("\n") == 1
 
 
 def test_a_missing_extra_is_one_sentence(
@@ -107,4 +135,6 @@ def test_a_misspelt_variable_is_told(
     monkeypatch.setenv("GRADWIRE_QUEU", "3")
     (tmp_path / "file").write_text("")
     assert main(["serve", "--port", "0", "--data-dir", str(tmp_path / "file")]) == 1
-    assert "GRADWIRE_QUEU is set" in capsys.readouterr().err
+    assert "GRADWIRE_QUEU is set, but there is no such setting. Did you mean GRADWIRE_QUEUE?" in (
+        capsys.readouterr().err
+    )

@@ -138,7 +138,7 @@ class ReduceSum(PrimitiveReduction, inputs=("x",), linear_in=("x",), graphm="red
 
 
 class Sum(Composite, inputs=("x",), graphm="sum"):
-    """The sum of all entries."""
+    """The sum of all entries; ``reduce_sum`` sums along axes."""
 
     def typing(self, x: Type) -> Type:
         checks.numeric(self, x=x)
