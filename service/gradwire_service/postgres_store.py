@@ -460,6 +460,15 @@ class PostgresStore:
         )
         return Receipt(scope, *rows[0]) if rows else None
 
+    def forget(self, receipt: Receipt) -> None:
+        """See `Store.forget`."""
+        with self._write() as sql:
+            sql.execute(
+                "DELETE FROM receipts WHERE owner = %s AND route = %s AND session = %s"
+                " AND key = %s AND document = %s",
+                (*receipt.scope.columns, receipt.document),
+            )
+
     def write_blobs(self, entries: Sequence[LogEntry]) -> None:
         """See `Store.write_blobs`."""
         arrays = _arrays(entries)

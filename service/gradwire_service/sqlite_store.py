@@ -458,6 +458,15 @@ class SqliteStore:
         )
         return Receipt(scope, rows[0][0], rows[0][1]) if rows else None
 
+    def forget(self, receipt: Receipt) -> None:
+        """See `Store.forget`."""
+        with self._write():
+            self._sql.execute(
+                "DELETE FROM receipts WHERE owner = ? AND route = ? AND session = ? AND key = ?"
+                " AND document = ?",
+                (*receipt.scope.columns, receipt.document),
+            )
+
     def write_blobs(self, entries: Sequence[LogEntry]) -> None:
         """See `Store.write_blobs`."""
         self._blobs.ensure(

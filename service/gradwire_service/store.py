@@ -128,6 +128,11 @@ class Scope:
     key: str
 
     @property
+    def creates(self) -> bool:
+        """Whether the route makes a session; else it changes one, and its keys go with that one."""
+        return self.route in ("sessions", "transforms")
+
+    @property
     def columns(self) -> tuple[str, str, str, str]:
         """What a database has of it: owner, route, session and key; no session is an empty text."""
         return self.owner, self.route, self.session or "", self.key
@@ -287,6 +292,9 @@ class Store(Protocol):
 
     def recall(self, scope: Scope) -> Receipt | None:
         """The receipt under a key, while it is remembered."""
+
+    def forget(self, receipt: Receipt) -> None:
+        """Free a key again, unless another answer has been committed under it meanwhile."""
 
     def write_blobs(self, entries: Sequence[LogEntry]) -> None:
         """Make the arrays of entries durable ahead of the write that refers to them.
