@@ -71,7 +71,7 @@ from .store import (
     now,
 )
 
-__all__ = ["Sessions", "Staged"]
+__all__ = ["Sessions", "Staged", "resolve_outputs"]
 
 
 _RACES = 2
@@ -396,7 +396,7 @@ class Sessions:
             with copy.lock:
                 builder = self._caught_up(copy, row)
                 copy.settle()
-                resolved = {check_name(name): builder.resolve(ref) for name, ref in outputs.items()}
+                resolved = resolve_outputs(builder, outputs)
             try:
                 row = self._store.declare(row, resolved, now(), pinned=if_match is not None)
             except Moved:
@@ -435,7 +435,7 @@ class Sessions:
             tensors = wanted.tensors.decode(expects, resident)
             derived = self._engine.transform(graph, wanted.spec, tensors)
             if len(derived.nodes) > self._max_nodes:
-                raise QuotaExceeded(quota="nodes", limit=self._max_nodes)
+                raise QuotaExceeded(quota="nodes", limit=self._max_nodes, wanted=len(derived.nodes))
             check_elements(types_of(derived), self._max_elements)
             logged = [log_entry(document) for document in graph_documents(derived)]
             inputs, outputs = input_documents(derived.inputs), dict(derived.outputs)
@@ -687,6 +687,18 @@ class Sessions:
         return builder
 
 
+def resolve_outputs(builder: Builder, outputs: Mapping[str, Ref]) -> dict[str, int]:
+    """Outputs by id.
+
+    Raises:
+        InvalidName, UnknownName, VarOutOfBounds, VarShapeMismatch: An output cannot be that.
+    """
+    return {
+        check_name(name, path=f"outputs/{name[:300]}"): builder.resolve(ref)
+        for name, ref in outputs.items()
+    }
+
+
 def _append_scope(owner: str, session: str, key: Key | None) -> Scope | None:
     return None if key is None else Scope(owner, "nodes", session, key.text)
 
@@ -743,7 +755,7 @@ def _locate(graph: Graph, ref: str) -> int:
 def _check_session_name(name: str | None) -> None:
     if name is None:
         return
-    check_name(name)
+    check_name(name, path="name")
     reason = None
     if "/" in name or ":" in name:
         reason = "a session's name has no / and no :"
@@ -752,4 +764,4 @@ def _check_session_name(name: str | None) -> None:
     elif name.endswith((".vjp", ".jvp")):
         reason = "a session's name ends in neither .vjp nor .jvp"
     if reason is not None:
-        raise InvalidName(name=name, reason=reason)
+        raise InvalidName(name=name, reason=reason, path="name")

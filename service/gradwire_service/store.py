@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import orjson
 
+from gradwire_engine.errors import QuotaExceeded
+
 __all__ = [
     "AlreadyDone",
     "Append",
@@ -95,6 +97,13 @@ class Residuals:
 
     bytes: int
     budget: int
+
+    def admit(self, held: int) -> None:
+        """Raise `QuotaExceeded` where there is no room for it beside what is held."""
+        if held + self.bytes > self.budget:
+            raise QuotaExceeded(
+                quota="linearization_bytes", limit=self.budget, wanted=self.bytes, held=held
+            )
 
 
 @dataclass(frozen=True)

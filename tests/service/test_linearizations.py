@@ -246,7 +246,10 @@ def test_a_budget(place: Callable[[], Store], clock: Clock, tmp_path: Path) -> N
     ):
         with pytest.raises(QuotaExceeded) as over:
             refused()
-        assert over.value.facts()["quota"] == "linearization_bytes"
+        facts = over.value.facts()
+        assert facts["quota"] == "linearization_bytes"
+        assert facts["held"] >= 2 * X.nbytes
+        assert facts["held"] + facts["wanted"] > facts["limit"] == int(2.5 * X.nbytes)
         assert blobs(tmp_path) == before, "nothing is left of what was refused"
     process.sessions.delete("local", first, None)
     process.linearize(3 * X)
