@@ -89,12 +89,14 @@ def test_names_that_can_never_be(local: gw.Client, name: str) -> None:
     g = model(local)
     with pytest.raises(errors.UnknownTensor, match="none can have that name: "):
         g.function("h")(x=X, w=local.tensors[name])
-    with pytest.raises(errors.InvalidName, match="^store/outputs/h: ") as stored:
+    with pytest.raises(errors.InvalidName, match=r"^store/outputs/h: ") as stored:
         g.function("h")(x=X, w=W, store={"outputs/h": name})
     assert (stored.value.path, stored.value.name) == ("store/outputs/h", name)
-    with pytest.raises(errors.InvalidName, match="^run/store/outputs/1: "):
+    with pytest.raises(errors.InvalidName, match=r"^run/store/outputs/1: "):
         local.execute(
-            {"x": (3,)}, [{"op": "tanh", "inputs": ["x"]}], feed={"x": X}, store={"outputs/1": name}
+            *({"x": (3,)}, [{"op": "tanh", "inputs": ["x"]}]),
+            feed={"x": X},
+            store={"outputs/1": name},
         )
     assert list(local.tensors) == ["a/b", "b"]
 
