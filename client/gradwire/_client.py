@@ -12,6 +12,7 @@ import httpx
 
 from gradwire import _exchanges as exchanges
 from gradwire._connection import AsyncConnection, Config, Connection
+from gradwire._direct import Direct
 from gradwire._progress import NewMeter, bars
 from gradwire._protocol import RetryPolicy
 from gradwire._resident import AsyncResidentTensors, ResidentTensors
@@ -47,8 +48,10 @@ class Client:
         tensors: The resident tensors: `client.tensors["w"] = w`, `f(..., w=client.tensors["w"])`.
     """
 
-    def __init__(self, http: httpx.Client, config: Config | None = None) -> None:
-        self._connection = Connection(http, config or Config())
+    def __init__(
+        self, http: httpx.Client, config: Config | None = None, direct: Direct | None = None
+    ) -> None:
+        self._connection = Connection(http, config or Config(), direct)
         self._http = http
         binary = self._connection.config.binary
         self.tensors = ResidentTensors(self._connection.perform, binary=binary)
@@ -289,14 +292,19 @@ def connect(
         ValueError: `url` does not begin with http:// or https://, or the key cannot be one.
         ImportError: A bar is wanted, and tqdm is not installed.
     """
+    patience, always = _timeout(timeout), _headers(headers, api_key)
     http = httpx.Client(
         base_url=_address(url),
-        timeout=_timeout(timeout),
-        headers=_headers(headers, api_key),
+        timeout=patience,
+        headers=always,
         limits=_POOL,
         transport=transport,
     )
-    return Client(http, Config(binary, keep_sources, RetryPolicy(attempts), _meters(progress)))
+    direct = None
+    if transport is None and Direct.serves(url):
+        direct = Direct(url, always, timeout=patience.read, patience=patience.connect)
+    config = Config(binary, keep_sources, RetryPolicy(attempts), _meters(progress))
+    return Client(http, config, direct)
 
 
 def connect_async(

@@ -1,4 +1,4 @@
-"""httpx, and nothing else: sends the attempts of a conversation, sleeps its waits, reads replies.
+"""Sends the attempts of a conversation, sleeps its waits and reads replies, by httpx or `Direct`.
 
 Bodies go out as generators of 1 MiB slices with a Content-Length, because httpx copies what is left
 of a bytes body after every write; answers are read into one buffer of the announced length, of
@@ -18,9 +18,12 @@ import httpx
 import numpy as np
 
 from gradwire import errors
+from gradwire._direct import Direct
 from gradwire._progress import NewMeter, measured
 from gradwire._protocol import (
     CHUNK,
+    LARGEST_PREALLOCATION,
+    SMALL,
     Answer,
     Attempt,
     Exchange,
@@ -35,8 +38,6 @@ from gradwire._protocol import (
 __all__ = ["AsyncConnection", "Config", "Connection"]
 
 T = TypeVar("T")
-
-_LARGEST_PREALLOCATION: Final = 1 << 34
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,19 @@ class Config:
 
 
 class Connection:
-    """A pool of connections to one server."""
+    """A pool of connections to one server: httpx's, or `direct` ones instead."""
 
-    def __init__(self, http: httpx.Client, config: Config) -> None:
+    def __init__(self, http: httpx.Client, config: Config, direct: Direct | None = None) -> None:
         self.config = config
         self._http = http
+        self._direct = direct
         self._url = _resolver(http)
 
     def close(self) -> None:
         """Closes the pool."""
         self._http.close()
+        if self._direct is not None:
+            self._direct.close()
 
     def perform(self, exchange: Exchange[T]) -> T:
         """The result of an exchange."""
@@ -99,6 +103,8 @@ class Connection:
 
     def _attempt(self, attempt: Attempt) -> Reply | Lost:
         meters = self.config.progress
+        if self._direct is not None:
+            return self._direct.send(attempt, meters)
         try:
             with measured(meters, "sending", attempt.size) as count:
                 request = self._http.build_request(
@@ -204,12 +210,8 @@ def _headers(attempt: Attempt) -> dict[str, str]:
     return {"Accept-Encoding": "identity", **attempt.headers, **length}
 
 
-_SMALL: Final = 1 << 16
-
-
 def _slices(attempt: Attempt, count: Callable[[int], object]) -> Iterator[bytes]:
-    # Each piece is a write, and wakes the server: what is small goes in one.
-    chunks = attempt.chunks if attempt.size > _SMALL else (b"".join(attempt.chunks),)
+    chunks = attempt.chunks if attempt.size > SMALL else (b"".join(attempt.chunks),)
     for chunk in chunks:
         view = memoryview(chunk)
         for at in range(0, len(view), CHUNK):
@@ -244,7 +246,7 @@ class _Buffer:
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         length = headers.get("content-length", "")
-        known = length.isdigit() and int(length) <= _LARGEST_PREALLOCATION
+        known = length.isdigit() and int(length) <= LARGEST_PREALLOCATION
         encoded = "content-encoding" in headers
         self.announced = int(length) if known and not encoded else 0
         self._space = np.empty(self.announced, np.uint8).data

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHUNK",
+    "LARGEST_PREALLOCATION",
+    "SMALL",
     "Answer",
     "Attempt",
     "Exchange",
@@ -48,6 +50,12 @@ __all__ = [
 
 CHUNK: Final = 1 << 20
 """Bodies are handed to httpx in slices of this size: it copies what is left after each write."""
+
+SMALL: Final = 1 << 16
+"""A body of so many bytes goes out in one piece: each is a write, and wakes the server."""
+
+LARGEST_PREALLOCATION: Final = 1 << 34
+"""The longest answer, in bytes, whose announced length is believed."""
 
 _NO_TENSORS: Final[Mapping[str, Array]] = MappingProxyType({})
 _BUSY: Final = frozenset({429, 503})

@@ -309,6 +309,7 @@ class Guard:
             await _refuse(error, exchange, receive, tagged)
         finally:
             service.sight.report(exchange)
+            exchange.part()
 
 
 async def _refuse(error: Exception, exchange: Exchange, receive: Receive, send: Send) -> None:

@@ -109,6 +109,10 @@ class Exchange:
         """The request is done."""
         self.seconds = time.perf_counter() - self.began
 
+    def part(self) -> None:
+        """Leave the scope, so that both are gone at once rather than when garbage is collected."""
+        del self.scope[_KEY]
+
 
 def exchange_of(scope: MutableMapping[str, Any]) -> Exchange:
     """The exchange that a scope belongs to."""

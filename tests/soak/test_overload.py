@@ -8,6 +8,7 @@ the short form is, is not for it to say.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections import Counter
@@ -76,7 +77,8 @@ async def crowd(port: int, rate: float, seconds: float) -> Seen:
 
     async def client(number: int) -> None:
         connection = await Connection.open("127.0.0.1", port)
-        due = time.monotonic()  # all at once: the queue is full from the beginning
+        due = start  # all at once: the queue is full from the beginning
+        turns = itertools.count(1 + number / CLIENTS)  # from then on one after the other
         while due < end:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             async with asyncio.timeout(PATIENCE):
@@ -86,7 +88,7 @@ async def crowd(port: int, rate: float, seconds: float) -> Seen:
                 refused = json.loads(answer.body)
                 assert refused["code"] == "overloaded"
                 assert refused["retry_after"] >= 1
-            due = max(due + CLIENTS / rate, start + number / rate)
+            due = max(start + next(turns) * CLIENTS / rate, time.monotonic())
         connection.close()
 
     async def probe() -> None:
