@@ -40,3 +40,12 @@ def postgres() -> Iterator[Cluster]:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     with Cluster(bin) as cluster:
         yield cluster
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def address(request: pytest.FixtureRequest) -> str:
+    """What `GRADWIRE_STORE` says for a store of one's own that outlives a process."""
+    if request.param == "sqlite":
+        return "sqlite"
+    cluster: Cluster = request.getfixturevalue("postgres")
+    return cluster.schema()

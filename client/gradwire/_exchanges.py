@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from gradwire import errors
 from gradwire._protocol import Answer, Exchange, Request, idempotency_key, segment
-from gradwire._values import InputLike, Literal, Reference, as_sent, by_name, input_specs, plain
+from gradwire._values import (
+    InputLike,
+    Literal,
+    Reference,
+    as_sent,
+    by_name,
+    input_specs,
+    plain,
+    tensor_name,
+)
 from gradwire.wire.errors import WireError
 from gradwire.wire.messages import TENSOR_GROUPS
 from gradwire.wire.tensors import decode_tensor, encode_tensor
@@ -187,7 +196,10 @@ def perform_run(
 def stored_names(store: Store | None) -> dict[str, str]:
     """The names of the resident tensors that results become, by the results' paths."""
     named = by_name("results to store", store or {}, "'w'").items()
-    return {path: to.name if isinstance(to, Reference) else to for path, to in named}
+    return {
+        path: to.name if isinstance(to, Reference) else tensor_name(to, f"store[{path!r}]")
+        for path, to in named
+    }
 
 
 def _with_store(document: Mapping[str, object], names: Mapping[str, str]) -> Mapping[str, object]:
@@ -302,7 +314,7 @@ def _session(sid: str) -> str:
 
 
 def _tensor(name: str) -> str:
-    return f"/v1/tensors/{segment(name)}"
+    return f"/v1/tensors/{segment(tensor_name(name))}"
 
 
 def _named(document: Mapping[str, object], name: str | None) -> dict[str, object]:

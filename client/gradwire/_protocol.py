@@ -166,8 +166,8 @@ class Lost:
 
 
 def segment(text: str) -> str:
-    """One part of a path, quoted."""
-    return quote(text, safe="")
+    """One part of a path, quoted; . and .. too, which would be steps in the path."""
+    return "%2E" * len(text) if text in (".", "..") else quote(text, safe="")
 
 
 def idempotency_key() -> dict[str, str]:

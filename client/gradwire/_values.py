@@ -118,15 +118,32 @@ def by_name(what: str, values: Mapping[str, T], example: str = "array") -> Mappi
     return values
 
 
+def tensor_name(name: object, what: str = "tensors") -> str:
+    """The name of a resident tensor; what is a legal one the server says.
+
+    Raises:
+        TypeError: It is no string; `what` says where it was given.
+    """
+    if isinstance(name, str):
+        return name
+    raise TypeError(
+        f"{what}: a resident tensor is named by a string, as in tensors['w'], not by {name!r} "
+        f"of type {type(name).__name__}"
+    )
+
+
 class Reference:
     """A resident tensor by its name: it stands for the array that the server keeps under that name.
 
     Attributes:
         name: The name.
+
+    Raises:
+        TypeError: The name is no string.
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = tensor_name(name)
 
     def document(self) -> dict[str, str]:
         """What stands in a request in the array's place."""

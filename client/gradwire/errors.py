@@ -234,9 +234,10 @@ class SessionNotFound(NotFound, code="session_not_found"):
 
 
 class TensorNotFound(NotFound, code="tensor_not_found"):
-    """There is no such resident tensor."""
+    """There is no such resident tensor; `reason` says why there cannot be one of that name."""
 
     tensor: str
+    reason: str | None
     suggestions: list[str] | None
 
 
@@ -298,18 +299,20 @@ class UnknownName(ReferenceRefused, code="unknown_name"):
 
 
 class InvalidName(ReferenceRefused, code="invalid_name"):
-    """A new name breaks the rules for names."""
+    """A new name breaks the rules for names; `path` says where in the request it stands."""
 
     name: str
     reason: str | None
+    path: str | None
     suggestions: list[str] | None
 
 
 class UnknownTensor(ReferenceRefused, code="unknown_tensor"):
-    """A run names a resident tensor that does not exist."""
+    """A run names a resident tensor that does not exist; `reason` as of `TensorNotFound`."""
 
     name: str
     path: str
+    reason: str | None
     suggestions: list[str] | None
 
 
@@ -571,6 +574,7 @@ class VersionConflict(WriteConflict, code="version_conflict"):
 
     expected: int | str
     actual: int
+    reason: str | None
 
 
 class IdempotencyConflict(WriteConflict, code="idempotency_conflict"):
@@ -629,9 +633,16 @@ class MemoryLimit(LimitReached, code="memory_limit"):
 
 
 class QuotaExceeded(LimitReached, code="quota_exceeded"):
-    """A count (nodes, sessions, tensors, ..._bytes) has reached its limit."""
+    """More nodes, sessions, tensors, elements or ..._bytes than the limit.
+
+    Attributes:
+        wanted: What the request would add, or have.
+        held: What counted against the limit before it, where such things add up.
+    """
 
     quota: str
+    wanted: int
+    held: int | None
 
 
 class StorageFull(LimitReached, code="storage_full"):

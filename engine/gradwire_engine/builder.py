@@ -46,13 +46,14 @@ class Entry:
     origin: Origin | None = None
 
 
-def check_name(name: str, longest: int = MAX_NAME) -> str:
-    """A legal name; raises `InvalidName`."""
+def check_name(name: str, longest: int = MAX_NAME, path: str | None = None) -> str:
+    """A legal name; raises `InvalidName`, which `path` tells where the name stands."""
     if not 1 <= len(name) <= longest:
-        raise errors.InvalidName(name=name[:300], reason=f"names have 1 to {longest} characters")
+        reason = f"names have 1 to {longest} characters"
+        raise errors.InvalidName(name=name[:300], reason=reason, path=path)
     if _NAME.fullmatch(name) is None:
         reason = "names hold letters, digits and _ . / : - and begin with a letter or _"
-        raise errors.InvalidName(name=name, reason=reason)
+        raise errors.InvalidName(name=name, reason=reason, path=path)
     return name
 
 
@@ -103,7 +104,7 @@ class Builder:
         self.node_limit = node_limit
         self._names: dict[str, int] = {}
         for id, spec in enumerate(self.inputs):
-            check_name(spec.name, max_name)
+            check_name(spec.name, max_name, f"inputs/{id}/name")
             if spec.name in self._names:
                 raise errors.NameConflict(name=spec.name)
             check_bytes(spec.type, memory_limit)
@@ -221,7 +222,9 @@ class Builder:
         """
         before = len(self.nodes)
         if self.node_limit is not None and before + len(entries) > self.node_limit:
-            raise errors.QuotaExceeded(quota="nodes", limit=self.node_limit)
+            raise errors.QuotaExceeded(
+                quota="nodes", limit=self.node_limit, wanted=len(entries), held=before
+            )
         try:
             for index, entry in enumerate(entries):
                 try:

@@ -216,11 +216,17 @@ class InvalidName(
     ReferenceFault,
     template="{name!r} cannot be a name: {reason}.",
 ):
-    """A name breaks the rules for names."""
+    """A name breaks the rules for names; `path` says where in the request it stands."""
 
     name: str
     reason: str
+    path: str | None = None
     suggestions: list[str] | None = None
+
+    def sentence(self) -> str:
+        """The message, with the place of the name where that is known."""
+        place = "" if self.path is None else f"{self.path}: "
+        return place + super().sentence()
 
 
 class NameConflict(ReferenceFault, template="the name {name!r} is taken here; choose another."):
@@ -553,11 +559,25 @@ class MemoryLimit(
     actual: int
 
 
-class QuotaExceeded(LimitError, template="the limit of {limit} {quota} is reached."):
-    """A count has reached its limit; waiting does not help."""
+class QuotaExceeded(LimitError, template="{counts} {what}, the limit is {limit}."):
+    """More than a limit allows; waiting does not help.
+
+    `held` counts against the limit already, where the quota is on things that add up; `wanted` is
+    what this request would add, or have.
+    """
 
     quota: str
     limit: int
+    wanted: int
+    held: int | None = None
+
+    def sentence(self) -> str:
+        """The message in counts."""
+        counts = f"this asks for {self.wanted}"
+        if self.held is not None:
+            counts = f"{self.held} are held and {counts} more"
+        what = self.quota.replace("_", " ")
+        return self.template.format(counts=counts, what=what, limit=self.limit)
 
 
 def catalogue() -> dict[str, type[EngineError]]:

@@ -77,7 +77,7 @@ class Limits:
             QuotaExceeded, MemoryLimit, InvalidShape, InvalidName: It is too large.
         """
         if self.values is not None and _count(graph) > self.values:
-            raise errors.QuotaExceeded(quota="nodes", limit=self.values)
+            raise errors.QuotaExceeded(quota="nodes", limit=self.values, wanted=_count(graph))
         for id in range(graph.size):
             check_rank(path, graph.type_of(id).shape)
             check_bytes(graph.type_of(id), self.memory)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 
 from gradwire.wire.messages import IDEMPOTENCY_KEY, REQUEST_ID
@@ -22,12 +23,12 @@ from .keys import LOCAL, KeyRing
 from .settings import is_loopback
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from .settings import Settings
     from .store import KeyRow
 
-__all__ = ["Access", "with_cors"]
+__all__ = ["PREFLIGHT", "Access", "with_cors"]
 
 _PORTS: Final = {"http": "80", "https": "443"}
 _AUTHORITY: Final = re.compile(
@@ -103,11 +104,29 @@ class Access:
         return row.owner
 
 
+PREFLIGHT: Final = "gradwire.preflight"
+"""Where a scope has the answer to a browser that asks what a page may do, for the app to send."""
+
+
+class _Cors(CORSMiddleware):
+    """Starlette's, but for preflights: the app answers them, so that they are seen as all else."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI scope."""
+        if scope["type"] == "http" and scope["method"] == "OPTIONS":
+            headers = Headers(scope=scope)
+            if "origin" in headers and "access-control-request-method" in headers:
+                scope[PREFLIGHT] = self.preflight_response(headers)
+                await self.app(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
 def with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
     """The app, usable by web pages of the origins that the settings name."""
     if not settings.cors_origins:
         return app
-    return CORSMiddleware(
+    return _Cors(
         app,
         allow_origins=settings.cors_origins,
         allow_methods=("GET", "HEAD", "POST", "PUT", "DELETE"),

@@ -26,7 +26,7 @@ from gradwire.wire.messages import PROBLEM, REQUEST_ID
 from gradwire_engine import Engine
 from gradwire_engine.runtime import processors
 
-from .access import Access, with_cors
+from .access import PREFLIGHT, Access, with_cors
 from .bodies import Bodies, Disconnected
 from .dispatch import Paths, Receive, Scope, default_threads
 from .errors import Draining, PayloadTooLarge, RouteNotFound, close_matches, problem_of
@@ -284,6 +284,10 @@ class Guard:
             await send(message)
 
         try:
+            if PREFLIGHT in scope:
+                scope["endpoint"] = None if found is None else found[0]
+                await scope[PREFLIGHT](scope, receive, tagged)
+                return
             service.access.check_page(scope)
             if found is None:
                 path = scope["path"][:300]

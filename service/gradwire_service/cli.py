@@ -182,12 +182,20 @@ def _check_keys(settings: Settings) -> None:
 
     with cli_keys.opened(settings) as store:
         at = now()
-        if settings.needs_keys and not any(is_valid(key, at) for key in store.api_keys()):
+        valid = sum(is_valid(key, at) for key in store.api_keys())
+        if settings.needs_keys and not valid:
             raise RuntimeError(
                 f"on {settings.host} every request needs an API key, and there is none yet. Make "
                 "one with `gradwire keys create OWNER` for the same data directory, or set "
                 "GRADWIRE_KEYS=off to serve everybody who can reach this address"
             )
+    if valid and not settings.needs_keys:
+        print(
+            f"gradwire: the store has API keys ({valid} valid), but on {settings.host} none is "
+            "asked for: a key that a request brings is not looked at. GRADWIRE_KEYS=required "
+            "asks for them.",
+            file=sys.stderr,
+        )
     if not (settings.needs_keys or is_loopback(settings.host)):
         print(
             f"gradwire: GRADWIRE_KEYS=off: whoever reaches {settings.host} may use this server.",

@@ -349,7 +349,7 @@ class Paths:
             self.known.append(route.path)
             self._by_group[group] = served, tuple(names)
             group += 1 + len(names)
-        self._pattern = re.compile("|".join(patterns))
+        self._pattern = re.compile("|".join(patterns), re.DOTALL)
 
     def find(self, path: str) -> tuple[Resource, dict[str, str]] | None:
         """What serves a path, and what stands in the places of its template."""

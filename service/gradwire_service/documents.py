@@ -83,11 +83,14 @@ def session_summary(row: SessionRow) -> Document:
     }
 
 
-def session_document(row: SessionRow, nodes: Sequence[Document]) -> Document:
+def session_document(
+    row: SessionRow, nodes: Sequence[Document], expires_at: str | None
+) -> Document:
     """A whole session, or one with its newest nodes only."""
     summary = session_summary(row)
     head = {name: summary[name] for name in ("id", "name", "version", "outputs_version", "inputs")}
-    return {**head, "nodes": list(nodes), **{n: v for n, v in summary.items() if n not in head}}
+    rest = {name: value for name, value in summary.items() if name not in head}
+    return {**head, "nodes": list(nodes), **rest, "expires_at": expires_at}
 
 
 # -- nodes -----------------------------------------------------------------------------------------

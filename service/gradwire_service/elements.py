@@ -16,8 +16,9 @@ def check_elements(types: Iterable[Type], limit: int) -> None:
     Raises:
         QuotaExceeded: One has more elements than the limit.
     """
-    if any(type.size > limit for type in types):
-        raise QuotaExceeded(quota="elements", limit=limit)
+    largest = max((type.size for type in types), default=0)
+    if largest > limit:
+        raise QuotaExceeded(quota="elements", limit=limit, wanted=largest)
 
 
 def types_of(graph: Graph) -> Iterable[Type]:

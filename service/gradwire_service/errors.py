@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from gradwire.wire.errors import STATUS, WireError, problem
-from gradwire_engine.errors import EngineError, UnknownDtype
+from gradwire_engine.errors import EngineError, QuotaExceeded, UnknownDtype
 from gradwire_engine.ops.base import close_names
 
 __all__ = [
@@ -63,11 +63,21 @@ class SessionNotFound(ServiceFault, template="there is no session {session!r}.")
         return f"the session {self.session!r} ended at {self.expired_at}: nobody had used it."
 
 
+def _no_tensor(name: str, reason: str | None) -> str:
+    nor = "" if reason is None else f", and none can have that name: {reason}"
+    return f"there is no resident tensor {name!r}{nor}."
+
+
 class TensorNotFound(ServiceFault, template="there is no resident tensor {tensor!r}."):
-    """No resident tensor of this owner has that name."""
+    """No resident tensor of this owner has that name; `reason` says why none can have it."""
 
     tensor: str
+    reason: str | None = None
     suggestions: list[str]
+
+    def sentence(self) -> str:
+        """The message, with the rule that the name breaks, if any."""
+        return _no_tensor(self.tensor, self.reason)
 
 
 class RouteNotFound(ServiceFault, template="nothing is served at {path}."):
@@ -94,15 +104,21 @@ class VersionConflict(
     ServiceFault,
     template="this is at version {actual}, the request asked for {expected}. Read it again.",
 ):
-    """A precondition names another version than the session or tensor has; 0: it is not there."""
+    """A precondition names another version than the session or tensor has; 0: it is not there.
+
+    `reason` says what is wrong with one that names no version at all.
+    """
 
     expected: int | str
     actual: int
+    reason: str | None = None
 
     def sentence(self) -> str:
-        """The message, which explains a version 0."""
+        """The message; a precondition that is no number is quoted, a version 0 explained."""
+        why = "" if self.reason is None else f" ({self.reason})"
+        said = self.template.format(actual=self.actual, expected=f"{self.expected!r}{why}")
         empty = 0 in (self.expected, self.actual)
-        return super().sentence() + " Version 0 is before anything was written." * empty
+        return said + " Version 0 is before anything was written." * empty
 
 
 class IdempotencyConflict(
@@ -208,11 +224,16 @@ class StorageFull(ServiceFault, template="the store has no room left. Nothing wa
 
 
 class UnknownTensor(ServiceFault, template="there is no resident tensor {name!r}."):
-    """A run names a resident tensor that is not there."""
+    """A run names a resident tensor that is not there; `reason` as of `TensorNotFound`."""
 
     name: str
     path: str
+    reason: str | None = None
     suggestions: list[str]
+
+    def sentence(self) -> str:
+        """As of `TensorNotFound`."""
+        return _no_tensor(self.name, self.reason)
 
 
 class Internal(ServiceFault, template="an internal fault; it is logged under this request id."):
@@ -251,6 +272,8 @@ def _problem(refusal: EngineError, request_id: str) -> Problem:
     if hasattr(refusal, "suggestions"):
         facts.setdefault("suggestions", [])  # a caller may rely on the list being there
     detail = refusal.message[:_MAX_DETAIL]
+    if isinstance(refusal, QuotaExceeded):
+        detail = f"{detail} {_ROOM[refusal.quota]}"
     body = problem(refusal.code, status, detail, {**facts, "request_id": request_id})
     headers = {}
     if status in (429, 503):
@@ -267,6 +290,17 @@ def _problem(refusal: EngineError, request_id: str) -> Problem:
     text = json.dumps(body, allow_nan=False).encode("ascii")
     return Problem(status, refusal.code, text, headers)
 
+
+_ROOM: Final = {
+    "nodes": "Divide the graph among sessions, or raise GRADWIRE_MAX_NODES.",
+    "elements": "Make the value smaller, or raise GRADWIRE_MAX_ELEMENTS.",
+    "sessions": "Delete some that GET /v1/sessions lists, or raise GRADWIRE_MAX_SESSIONS.",
+    "tensors": "Delete some that GET /v1/tensors lists, or raise GRADWIRE_MAX_TENSORS.",
+    "tensor_bytes": "Delete some that GET /v1/tensors lists, or raise GRADWIRE_TENSOR_BYTES.",
+    "linearization_bytes": "Delete linearizations, which are sessions, or wait until one expires, "
+    "or raise GRADWIRE_LINEARIZATION_BYTES.",
+}
+"""How there comes to be room, by quota."""
 
 # Only bodies nest as their senders like; nothing in the service recurses otherwise.
 _TOO_DEEP = MalformedBody(path="", reason="it is nested too deeply")

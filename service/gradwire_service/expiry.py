@@ -58,6 +58,16 @@ class Expiry:
         self._noted[row.id] = used
         return None
 
+    def end(self, row: SessionRow, used: str | None = None) -> str | None:
+        """The moment in which a session ends unless it is used before; None: it never does.
+
+        `used` is its last use, which the store is asked for where the caller does not know.
+        """
+        life = self._life(row)
+        if life is None:
+            return None
+        return _moment_at(_seconds_of(used or self._store.last_use(row)) + life)
+
     def recent(self, row: SessionRow, used: float) -> bool:
         """Whether what was in use then, in seconds since the epoch, needs no look at the store."""
         life = self._life(row)

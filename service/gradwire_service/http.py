@@ -135,11 +135,17 @@ class IfMatch:
 
     def check(self, version: int) -> None:
         """Raise `VersionConflict` unless the session is at a version that was asked for."""
-        if self.versions is None or version in self.versions:
-            return
-        asked = self.text[:200]
-        expected = next(iter(self.versions)) if len(self.versions) == 1 else asked
-        raise VersionConflict(expected=expected, actual=version)
+        if self.versions is not None and version not in self.versions:
+            raise self.conflict(version)
+
+    def conflict(self, version: int) -> VersionConflict:
+        """The refusal of what is at that version; 0: nothing is there."""
+        if self.versions is not None and len(self.versions) == 1:
+            return VersionConflict(expected=next(iter(self.versions)), actual=version)
+        reason = None
+        if self.versions is not None and not self.versions:
+            reason = 'If-Match names a version by its ETag, as in "3"'
+        return VersionConflict(expected=self.text[:200], actual=version, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -215,7 +221,7 @@ class Call:
         ):
             if name not in known:
                 reason = f"the parameters here are {', '.join(known) or 'none'}"
-                raise InvalidOption(path=name[:200], value=value, reason=reason)
+                raise InvalidOption(path=name[:200] or "?", value=value, reason=reason)
             if name in found:
                 raise InvalidOption(path=name, value=value, reason="it is given twice")
             found[name] = value
@@ -243,7 +249,7 @@ class Call:
         """
         if self.if_match is not None:
             if not version:
-                raise VersionConflict(expected=self.if_match.text[:200], actual=0)
+                raise self.if_match.conflict(0)
             self.if_match.check(version)
         if version and self.unchanged(version):
             raise VersionConflict(expected=0, actual=version)

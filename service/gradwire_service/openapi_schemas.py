@@ -247,7 +247,16 @@ COMPONENTS: Final[Document] = {
     ),
     "Node": _answer(_NODE, "origin"),
     "Value": {"anyOf": [_ref("Input"), _ref("Node")]},
-    "Session": _answer({**_SUMMARY, "nodes": _array(_ref("Node"))}),
+    "Session": _answer(
+        {
+            **_SUMMARY,
+            "nodes": _array(_ref("Node")),
+            "expires_at": {
+                **_nullable(_TIME),
+                "description": "When it ends unless it is used before; null: it never does.",
+            },
+        }
+    ),
     "SessionList": _answer(
         {"sessions": _array(_answer(_SUMMARY)), "next_cursor": _nullable(_STRING)}
     ),

@@ -460,6 +460,15 @@ class PostgresStore:
         )
         return Receipt(scope, *rows[0]) if rows else None
 
+    def forget(self, receipt: Receipt) -> None:
+        """See `Store.forget`."""
+        with self._write() as sql:
+            sql.execute(
+                "DELETE FROM receipts WHERE owner = %s AND route = %s AND session = %s"
+                " AND key = %s AND document = %s",
+                (*receipt.scope.columns, receipt.document),
+            )
+
     def write_blobs(self, entries: Sequence[LogEntry]) -> None:
         """See `Store.write_blobs`."""
         arrays = _arrays(entries)
@@ -559,8 +568,9 @@ def _insert(
     sql.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_OWNER, new.owner))
     if receipt is not None and _kept(sql, [receipt.scope], retention):
         raise AlreadyDone
-    if _one(sql.execute("SELECT count(*) FROM sessions WHERE owner = %s", (new.owner,))) >= limit:
-        raise QuotaExceeded(quota="sessions", limit=limit)
+    held = _one(sql.execute("SELECT count(*) FROM sessions WHERE owner = %s", (new.owner,)))
+    if held >= limit:
+        raise QuotaExceeded(quota="sessions", limit=limit, wanted=1, held=held)
     if new.residuals is not None:
         kept = _one(
             sql.execute(
@@ -569,8 +579,7 @@ def _insert(
                 (new.owner,),
             )
         )
-        if kept + new.residuals.bytes > new.residuals.budget:
-            raise QuotaExceeded(quota="linearization_bytes", limit=new.residuals.budget)
+        new.residuals.admit(kept)
     if new.name is not None:
         taken = sql.execute(
             "SELECT 1 FROM sessions WHERE owner = %s AND name = %s", (new.owner, new.name)

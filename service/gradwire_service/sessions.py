@@ -71,7 +71,7 @@ from .store import (
     now,
 )
 
-__all__ = ["Sessions", "Staged"]
+__all__ = ["Sessions", "Staged", "resolve_outputs"]
 
 
 _RACES = 2
@@ -184,7 +184,8 @@ class Sessions:
     def read(self, owner: str, ref: str, since: int) -> Document:
         """A session with the nodes that were appended after version `since`."""
         row = self.find(owner, ref)
-        return session_document(row, self._nodes(row, since, row.version))
+        nodes = self._nodes(row, since, row.version)
+        return session_document(row, nodes, self._expiry.end(row))
 
     def page(self, owner: str, after: int, limit: int) -> tuple[list[Document], int | None]:
         """Sessions by age, and where the next page begins, if there is one."""
@@ -273,7 +274,7 @@ class Sessions:
             Builder(wanted.inputs, memory_limit=self._memory_limit, node_limit=self._max_nodes)
             check_elements((i.type for i in wanted.inputs), self._max_elements)
             new = _new_session(owner, wanted.name, input_documents(wanted.inputs), {})
-            document = _created(new, [])
+            document = self._created(new, [])
             receipt = _receipt(scope, key, document)
             self._add(owner, lambda: self._store.create(new, [], self._max_sessions, receipt))
             return document
@@ -395,7 +396,7 @@ class Sessions:
             with copy.lock:
                 builder = self._caught_up(copy, row)
                 copy.settle()
-                resolved = {check_name(name): builder.resolve(ref) for name, ref in outputs.items()}
+                resolved = resolve_outputs(builder, outputs)
             try:
                 row = self._store.declare(row, resolved, now(), pinned=if_match is not None)
             except Moved:
@@ -434,7 +435,7 @@ class Sessions:
             tensors = wanted.tensors.decode(expects, resident)
             derived = self._engine.transform(graph, wanted.spec, tensors)
             if len(derived.nodes) > self._max_nodes:
-                raise QuotaExceeded(quota="nodes", limit=self._max_nodes)
+                raise QuotaExceeded(quota="nodes", limit=self._max_nodes, wanted=len(derived.nodes))
             check_elements(types_of(derived), self._max_elements)
             logged = [log_entry(document) for document in graph_documents(derived)]
             inputs, outputs = input_documents(derived.inputs), dict(derived.outputs)
@@ -442,7 +443,7 @@ class Sessions:
             if wanted.spec.transform == "linearize" or row.residual_bytes is not None:
                 residuals = Residuals(_constant_bytes(derived), self._linear_bytes)
             new = _new_session(owner, wanted.name, inputs, outputs, residuals)
-            document = _created(new, [answered for answered, _ in logged])
+            document = self._created(new, [answered for answered, _ in logged])
             receipt = _receipt(scope, key, document)
             entries = [entry for _, entry in logged]
             self._add(owner, lambda: self._store.create(new, entries, self._max_sessions, receipt))
@@ -515,7 +516,7 @@ class Sessions:
         kept = row.residual_bytes
         residuals = None if kept is None else Residuals(kept, self._linear_bytes)
         new = _new_session(owner, wanted.name, row.inputs, outputs, residuals)
-        document = _created(new, self._nodes(row, 0, version))
+        document = self._created(new, self._nodes(row, 0, version))
         receipt = _receipt(scope, key, document)
         limit = self._max_sessions
         self._add(owner, lambda: self._store.fork(row, version, new, limit, receipt))
@@ -574,6 +575,9 @@ class Sessions:
     ) -> Document:
         """The answer of the first attempt under a key that was committed, this one's or not.
 
+        A creation is attempted anew when the session that it once made is gone: who repeats it
+        wants one to use.
+
         After `_RACES` that were lost to other writers, `insist` is what is attempted.
         """
 
@@ -581,9 +585,13 @@ class Sessions:
             receipt = None if scope is None else self._store.recall(scope)
             if receipt is None or key is None:
                 return None
+            document = thaw(receipt.document)
+            if receipt.scope.creates and not self._lives(receipt.scope.owner, document["id"]):
+                self._store.forget(receipt)
+                return None
             if receipt.digest != key.digest:
                 raise IdempotencyConflict(key=key.text)
-            return thaw(receipt.document)
+            return document
 
         for lost in count():
             answer = recalled()
@@ -600,6 +608,26 @@ class Sessions:
                     raise
                 return answer
         raise AssertionError  # nobody counts that far
+
+    def _lives(self, owner: str, id: str) -> bool:
+        row = self._store.find(owner, id)
+        return row is not None and self._expiry.use(row) is None
+
+    def _created(self, new: NewSession, nodes: Sequence[Document]) -> Document:
+        """The answer to a creation: the session as it is about to be committed."""
+        row = SessionRow(
+            number=0,
+            id=new.id,
+            name=new.name,
+            version=len(nodes),
+            outputs_version=0,
+            inputs=new.inputs,
+            outputs=new.outputs,
+            created_at=new.created_at,
+            updated_at=new.created_at,
+            residual_bytes=None if new.residuals is None else new.residuals.bytes,
+        )
+        return session_document(row, nodes, self._expiry.end(row, new.created_at))
 
     def _nodes(self, row: SessionRow, start: int, stop: int) -> list[Document]:
         stored = self._store.entries(row, start, stop)
@@ -659,6 +687,18 @@ class Sessions:
         return builder
 
 
+def resolve_outputs(builder: Builder, outputs: Mapping[str, Ref]) -> dict[str, int]:
+    """Outputs by id.
+
+    Raises:
+        InvalidName, UnknownName, VarOutOfBounds, VarShapeMismatch: An output cannot be that.
+    """
+    return {
+        check_name(name, path=f"outputs/{name[:300]}"): builder.resolve(ref)
+        for name, ref in outputs.items()
+    }
+
+
 def _append_scope(owner: str, session: str, key: Key | None) -> Scope | None:
     return None if key is None else Scope(owner, "nodes", session, key.text)
 
@@ -694,22 +734,6 @@ def _constant_bytes(graph: Graph) -> int:
     return sum(node.type.nbytes for node in graph.nodes if node.op.name == "const")
 
 
-def _created(new: NewSession, nodes: Sequence[Document]) -> Document:
-    """The answer to a creation: the session as it is about to be committed."""
-    row = SessionRow(
-        number=0,
-        id=new.id,
-        name=new.name,
-        version=len(nodes),
-        outputs_version=0,
-        inputs=new.inputs,
-        outputs=new.outputs,
-        created_at=new.created_at,
-        updated_at=new.created_at,
-    )
-    return session_document(row, nodes)
-
-
 def _receipt(scope: Scope | None, key: Key | None, document: Document) -> Receipt | None:
     if scope is None or key is None:
         return None
@@ -731,7 +755,7 @@ def _locate(graph: Graph, ref: str) -> int:
 def _check_session_name(name: str | None) -> None:
     if name is None:
         return
-    check_name(name)
+    check_name(name, path="name")
     reason = None
     if "/" in name or ":" in name:
         reason = "a session's name has no / and no :"
@@ -740,4 +764,4 @@ def _check_session_name(name: str | None) -> None:
     elif name.endswith((".vjp", ".jvp")):
         reason = "a session's name ends in neither .vjp nor .jvp"
     if reason is not None:
-        raise InvalidName(name=name, reason=reason)
+        raise InvalidName(name=name, reason=reason, path="name")

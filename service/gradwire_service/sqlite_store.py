@@ -458,6 +458,15 @@ class SqliteStore:
         )
         return Receipt(scope, rows[0][0], rows[0][1]) if rows else None
 
+    def forget(self, receipt: Receipt) -> None:
+        """See `Store.forget`."""
+        with self._write():
+            self._sql.execute(
+                "DELETE FROM receipts WHERE owner = ? AND route = ? AND session = ? AND key = ?"
+                " AND document = ?",
+                (*receipt.scope.columns, receipt.document),
+            )
+
     def write_blobs(self, entries: Sequence[LogEntry]) -> None:
         """See `Store.write_blobs`."""
         self._blobs.ensure(
@@ -521,15 +530,14 @@ class SqliteStore:
             "SELECT count(*) FROM sessions WHERE owner = ?", (new.owner,)
         ).fetchone()[0]
         if held >= limit:
-            raise QuotaExceeded(quota="sessions", limit=limit)
+            raise QuotaExceeded(quota="sessions", limit=limit, wanted=1, held=held)
         if new.residuals is not None:
             kept: int = self._sql.execute(
                 "SELECT coalesce(sum(residual_bytes), 0) FROM sessions"
                 " WHERE owner = ? AND residual_bytes IS NOT NULL",
                 (new.owner,),
             ).fetchone()[0]
-            if kept + new.residuals.bytes > new.residuals.budget:
-                raise QuotaExceeded(quota="linearization_bytes", limit=new.residuals.budget)
+            new.residuals.admit(kept)
         if new.name is not None:
             taken = self._sql.execute(
                 "SELECT 1 FROM sessions WHERE owner = ? AND name = ?", (new.owner, new.name)

@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import orjson
 
+from gradwire_engine.errors import QuotaExceeded
+
 __all__ = [
     "AlreadyDone",
     "Append",
@@ -96,6 +98,13 @@ class Residuals:
     bytes: int
     budget: int
 
+    def admit(self, held: int) -> None:
+        """Raise `QuotaExceeded` where there is no room for it beside what is held."""
+        if held + self.bytes > self.budget:
+            raise QuotaExceeded(
+                quota="linearization_bytes", limit=self.budget, wanted=self.bytes, held=held
+            )
+
 
 @dataclass(frozen=True)
 class NewSession:
@@ -126,6 +135,11 @@ class Scope:
     route: str
     session: str | None
     key: str
+
+    @property
+    def creates(self) -> bool:
+        """Whether the route makes a session; else it changes one, and its keys go with that one."""
+        return self.route in ("sessions", "transforms")
 
     @property
     def columns(self) -> tuple[str, str, str, str]:
@@ -287,6 +301,9 @@ class Store(Protocol):
 
     def recall(self, scope: Scope) -> Receipt | None:
         """The receipt under a key, while it is remembered."""
+
+    def forget(self, receipt: Receipt) -> None:
+        """Free a key again, unless another answer has been committed under it meanwhile."""
 
     def write_blobs(self, entries: Sequence[LogEntry]) -> None:
         """Make the arrays of entries durable ahead of the write that refers to them.

@@ -148,14 +148,14 @@ class Tensors:
         """
         row, array = self._mapped(owner, [name]).get(name, (None, None))
         if row is None or array is None:
-            raise TensorNotFound(tensor=name[:300], suggestions=self._suggest(owner, name))
+            raise _not_found(name, self._suggest(owner, name))
         return row, array
 
     def row(self, owner: str, name: str) -> TensorRow:
         """What the index says of a tensor; raises as `get` does."""
         rows = self._rows(owner, [name])
         if not rows:
-            raise TensorNotFound(tensor=name[:300], suggestions=self._suggest(owner, name))
+            raise _not_found(name, self._suggest(owner, name))
         return rows[0]
 
     def load(self, owner: str, names: Collection[str]) -> dict[str, Array]:
@@ -167,8 +167,12 @@ class Tensors:
         found = self._mapped(owner, names)
         for name in names:
             if name not in found:
-                suggestions = self._suggest(owner, name)
-                raise UnknownTensor(name=name[:300], path="", suggestions=suggestions)
+                raise UnknownTensor(
+                    name=name[:300],
+                    path="",
+                    reason=_flaw(name),
+                    suggestions=self._suggest(owner, name),
+                )
         return {name: array for name, (_, array) in found.items()}
 
     def page(self, owner: str, after: str, limit: int) -> list[TensorRow]:
@@ -228,7 +232,7 @@ class Tensors:
         with self._write():
             found = self._versions(owner, [name])
             if not found:
-                raise TensorNotFound(tensor=name[:300], suggestions=suggestions)
+                raise _not_found(name, suggestions)
             ((version, file),) = found.values()
             check(version)
             self._writer.execute("DELETE FROM tensors WHERE owner = ? AND name = ?", (owner, name))
@@ -303,17 +307,19 @@ class Tensors:
             " AND name NOT IN (SELECT value FROM json_each(?))",
             (owner, names),
         ).fetchone()
-        if count + len(sizes) > self._max_count:
-            raise QuotaExceeded(quota="tensors", limit=self._max_count)
-        if held + sum(sizes.values()) > self._max_bytes:
-            raise QuotaExceeded(quota="tensor_bytes", limit=self._max_bytes)
+        for quota, limit, kept, wanted in (
+            ("tensors", self._max_count, count, len(sizes)),
+            ("tensor_bytes", self._max_bytes, held, sum(sizes.values())),
+        ):
+            if kept + wanted > limit:
+                raise QuotaExceeded(quota=quota, limit=limit, wanted=wanted, held=kept)
 
     def _versions(self, owner: str, names: Collection[str]) -> dict[str, tuple[int, str]]:
         """Version and file of those names that are there; inside of a transaction."""
         found = self._writer.execute(
             "SELECT name, version, file FROM tensors WHERE owner = ?"
             " AND name IN (SELECT value FROM json_each(?))",
-            (owner, orjson.dumps([n for n in names if _is_name(n)]).decode()),
+            (owner, orjson.dumps([n for n in names if _flaw(n) is None]).decode()),
         )
         return {name: (version, file) for name, version, file in found}
 
@@ -322,7 +328,7 @@ class Tensors:
             found = self._reader.execute(
                 f"SELECT {TensorRow.COLUMNS} FROM tensors WHERE owner = ?"
                 " AND name IN (SELECT value FROM json_each(?))",
-                (owner, orjson.dumps([n for n in names if _is_name(n)]).decode()),
+                (owner, orjson.dumps([n for n in names if _flaw(n) is None]).decode()),
             ).fetchall()
         return [TensorRow.of_columns(columns) for columns in found]
 
@@ -351,25 +357,30 @@ class Tensors:
         return close_matches(name, [known for (known,) in found])
 
 
-def tensor_name(name: str) -> str:
-    """A legal name of a tensor, which is a path as well; raises `InvalidName`.
+def tensor_name(name: str, path: str | None = None) -> str:
+    """A legal name of a tensor, which is a path as well; `path` and errors as of `check_name`.
 
     HTTP clients shorten a path with the steps . and .. before they send it, and so would reach
     another tensor.
     """
-    check_name(name)
+    check_name(name, path=path)
     if not {"", ".", ".."}.isdisjoint(name.split("/")):
         reason = "between the slashes of a tensor's name stands more than nothing, . or .."
-        raise InvalidName(name=name, reason=reason)
+        raise InvalidName(name=name, reason=reason, path=path)
     return name
 
 
-def _is_name(text: str) -> bool:
+def _flaw(name: str) -> str | None:
+    """What is wrong with a name that no tensor can have."""
     try:
-        tensor_name(text)
-    except InvalidName:
-        return False
-    return True
+        tensor_name(name)
+    except InvalidName as error:
+        return error.reason
+    return None
+
+
+def _not_found(name: str, suggestions: list[str]) -> TensorNotFound:
+    return TensorNotFound(tensor=name[:300], reason=_flaw(name), suggestions=suggestions)
 
 
 def _remove(folder: Path, files: Collection[str]) -> None:

@@ -109,6 +109,7 @@ class Script:
             "outputs": {},
             "created_at": "",
             "updated_at": "",
+            "expires_at": None,
         }
 
     def refuse(self, code: str, **facts: object) -> httpx.Response:

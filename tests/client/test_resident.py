@@ -71,6 +71,51 @@ def test_much_as_a_dict(local: gw.Client) -> None:
         tensors["w"] = "abc"
 
 
+NEVER = ["", ".", "..", "a/../b", "a//b", "/a", "a/", "a\nb", "a b", "\u00e9", "a%2e", "w" * 201]
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_names_that_can_never_be(local: gw.Client, name: str) -> None:
+    local.tensors["a/b"] = local.tensors["b"] = W
+    assert name not in local.tensors
+    with pytest.raises(errors.InvalidName, match="name") as refused:
+        local.tensors[name] = W
+    assert (refused.value.name, bool(refused.value.reason)) == (name, True)
+    for use in (local.tensors[name].numpy, lambda: local.tensors.__delitem__(name)):
+        with pytest.raises(errors.TensorNotFound, match="none can have that name: ") as missing:
+            use()
+        assert missing.value.tensor == name
+        assert missing.value.reason == refused.value.reason
+    g = model(local)
+    with pytest.raises(errors.UnknownTensor, match="none can have that name: "):
+        g.function("h")(x=X, w=local.tensors[name])
+    with pytest.raises(errors.InvalidName, match=r"^store/outputs/h: ") as stored:
+        g.function("h")(x=X, w=W, store={"outputs/h": name})
+    assert (stored.value.path, stored.value.name) == ("store/outputs/h", name)
+    with pytest.raises(errors.InvalidName, match=r"^run/store/outputs/1: "):
+        local.execute(
+            *({"x": (3,)}, [{"op": "tanh", "inputs": ["x"]}]),
+            feed={"x": X},
+            store={"outputs/1": name},
+        )
+    assert list(local.tensors) == ["a/b", "b"]
+
+
+@pytest.mark.parametrize("name", [3, None, b"w", ("w",)])
+def test_names_that_are_no_strings(local: gw.Client, name: Any) -> None:
+    assert name not in local.tensors
+    named_by = r"a resident tensor is named by a string, as in tensors\['w'\], not by "
+    for use in (
+        lambda: local.tensors[name],
+        lambda: local.tensors.put(name, W),
+        lambda: local.tensors.__delitem__(name),
+    ):
+        with pytest.raises(TypeError, match=named_by):
+            use()
+    with pytest.raises(TypeError, match=r"store\['outputs/h'\]: " + named_by):
+        model(local).function("h")(x=X, w=W, store={"outputs/h": name})
+
+
 def test_only_in_the_place_of(local: gw.Client) -> None:
     first = local.tensors.put("w", W, new=True)
     with pytest.raises(errors.VersionConflict) as refused:

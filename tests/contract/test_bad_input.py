@@ -7,7 +7,9 @@ import copy
 import json
 import socket
 import struct
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -473,3 +475,29 @@ def test_a_huge_declared_body_is_refused_unread(server: Server) -> None:
             answer += chunk
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"actual": 100000000000' in answer
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.2], ids=["at once", "after the answer"])
+def test_what_follows_a_huge_declared_body_is_no_request(server: Server, pause: float) -> None:
+    """It is body, up to a length that nobody reads: the connection ends with the refusal."""
+    host, port = server.url.removeprefix("http://").split(":")
+    smuggled = (
+        b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b'Content-Length: 34\r\n\r\n{"name": "smuggled", "inputs": []}'
+    )
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(
+            b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000000000000\r\n\r\n"
+        )
+        time.sleep(pause)
+        answer = b""
+        with suppress(ConnectionError):  # it may be closed before all of this is sent
+            connection.sendall(3 * smuggled)
+            while chunk := connection.recv(65536):
+                answer += chunk
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"actual": 1000000000000' in answer
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+    assert server.http.get("/v1/sessions/smuggled").status_code == 404

@@ -612,10 +612,15 @@ def test_quota_of_nodes(small: Server) -> None:
     refused = http.post("/v1/sessions/many/nodes", json={"nodes": [node("tanh", "x")]})
     facts = problem(refused, "quota_exceeded")
     assert (facts["quota"], facts["limit"]) == ("nodes", 60)
+    assert (facts["held"], facts["wanted"]) == (60, 1)
+    assert "GRADWIRE_MAX_NODES" in facts["detail"]
     # A derived graph may not be larger either.
     batch = {"transform": "jvp"}
     refused = http.post("/v1/sessions/many/transforms", json=batch)
-    assert problem(refused, "quota_exceeded")["quota"] == "nodes"
+    facts = problem(refused, "quota_exceeded")
+    assert (facts["quota"], facts["limit"]) == ("nodes", 60)
+    assert facts["wanted"] > 60
+    assert "held" not in facts
     assert http.delete("/v1/sessions/many").status_code == 204
 
 
@@ -627,6 +632,8 @@ def test_quota_of_sessions(small: Server) -> None:
         made.append(answer.json()["id"])
     facts = problem(answer, "quota_exceeded")
     assert (facts["quota"], facts["limit"]) == ("sessions", 12)
+    assert (facts["held"], facts["wanted"]) == (12, 1)
+    assert "GRADWIRE_MAX_SESSIONS" in facts["detail"]
     for id in made:
         assert http.delete(f"/v1/sessions/{id}").status_code == 204
 

@@ -24,7 +24,6 @@ import psycopg
 import pytest
 
 from tests.load import Answer, Connection, post
-from tests.postgres import Cluster
 from tests.service.serving import Server
 
 WRITERS, SESSIONS = 32, 4
@@ -163,14 +162,6 @@ def check_store(store: str, data: Path) -> None:
         assert file.execute(counts).fetchone() == (0,)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def store(request: pytest.FixtureRequest) -> str:
-    if request.param == "sqlite":
-        return "sqlite"
-    cluster: Cluster = request.getfixturevalue("postgres")
-    return cluster.schema()
-
-
 @pytest.fixture
 def rounds(long: bool) -> tuple[int, int]:
     """How many rounds, and of how many appends."""
@@ -185,25 +176,25 @@ def free_port() -> int:
 
 
 @pytest.mark.timeout(3600)
-def test_a_killed_server(tmp_path: Path, store: str, rounds: tuple[int, int]) -> None:
+def test_a_killed_server(tmp_path: Path, address: str, rounds: tuple[int, int]) -> None:
     port, data = free_port(), tmp_path / "data"
-    server = Server(data, port=port, store=store)
+    server = Server(data, port=port, store=address)
 
     def strike() -> None:
         nonlocal server
         server.kill()
-        server = Server(data, port=port, store=store)
+        server = Server(data, port=port, store=address)
 
     for _ in range(rounds[0]):
         tally = asyncio.run(round(server.url, port, rounds[1], strike))
         check(server, tally)
     server.stop()
-    check_store(store, data)
+    check_store(address, data)
 
 
 @pytest.mark.timeout(3600)
-def test_a_killed_worker(tmp_path: Path, store: str, rounds: tuple[int, int]) -> None:
-    with Server(tmp_path / "data", workers=2, store=store) as server:
+def test_a_killed_worker(tmp_path: Path, address: str, rounds: tuple[int, int]) -> None:
+    with Server(tmp_path / "data", workers=2, store=address) as server:
         port = int(server.url.rpartition(":")[2])
 
         def strike() -> None:
@@ -212,4 +203,4 @@ def test_a_killed_worker(tmp_path: Path, store: str, rounds: tuple[int, int]) ->
         for _ in range(rounds[0]):
             tally = asyncio.run(round(server.url, port, rounds[1], strike))
             check(server, tally)
-    check_store(store, tmp_path / "data")
+    check_store(address, tmp_path / "data")

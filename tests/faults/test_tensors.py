@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -95,8 +96,9 @@ def read(http: httpx.Client, name: str) -> tuple[int, str]:
 def test_a_killed_server(tmp_path: Path, long: bool) -> None:
     data = tmp_path / "data"
     numbers = [0, 0]
+    bounds = {"max_tensors": 3, "tensor_bytes": 3 * 4 * SIZE}  # leftovers do not count
     for _ in range(100 if long else 2):
-        server = Server(data)
+        server = Server(data, **bounds)
         writers = [Putting(server.url, numbers[0]), Storing(server.url, numbers[1])]
         for writer in writers:
             writer.start()
@@ -120,6 +122,38 @@ def test_a_killed_server(tmp_path: Path, long: bool) -> None:
     with Server(data) as server:
         assert len(list((data / "tensors").glob("*/*"))) == 3
         assert read(server.http, "w")[0] == numbers[0]
+
+
+def test_a_server_killed_in_the_middle_of_a_body(tmp_path: Path) -> None:
+    data, bounds = tmp_path / "data", {"max_tensors": 1, "tensor_bytes": 4 * SIZE}
+
+    def body(number: float) -> bytes:
+        array = np.full(SIZE, number, np.float32)
+        return b"".join(safetensors.pack({"value": array}, None, "request"))
+
+    def put(server: Server, number: float) -> None:
+        headers = {"Content-Type": BINARY}
+        answer = server.http.put("/v1/tensors/w", content=body(number), headers=headers)
+        assert answer.is_success, answer.text
+
+    server = Server(data, **bounds)
+    put(server, 1)
+    for number in (2, 3):
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        sent = body(number)
+        head = (
+            f"PUT /v1/tensors/w HTTP/1.1\r\nHost: localhost\r\nContent-Type: {BINARY}\r\n"
+            f"Content-Length: {len(sent)}\r\n\r\n"
+        )
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(head.encode() + sent[: len(sent) // 2])
+            server.kill()
+        server = Server(data, **bounds)
+        assert read(server.http, "w")[0] == number - 1
+        assert len(list((data / "tensors").glob("*/*"))) == 1
+        put(server, number)
+        assert read(server.http, "w")[0] == number
+    server.stop()
 
 
 @pytest.fixture

@@ -29,15 +29,6 @@ def http(app: LocalTransport) -> httpx.Client:
     return httpx.Client(transport=app, base_url="http://local")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def address(request: pytest.FixtureRequest) -> str:
-    """What `GRADWIRE_STORE` says for a store of one's own that outlives a process."""
-    if request.param == "sqlite":
-        return "sqlite"
-    cluster: Cluster = request.getfixturevalue("postgres")
-    return cluster.schema()
-
-
 @pytest.fixture
 def place(address: str, tmp_path: Path) -> Callable[[], Store]:
     """Opens the same store again, as another process would."""

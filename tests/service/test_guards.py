@@ -646,6 +646,25 @@ def test_a_listed_page_is_answered(pages: Callable[..., httpx.Client], keys: str
         assert "Origin" in answer.headers["vary"]
 
 
+def test_preflights_are_seen_as_all_else_is(pages: Callable[..., httpx.Client]) -> None:
+    http = pages(cors_origins=(APP,))
+    evil = {**ASKING, "Origin": "http://evil.example"}
+    for path, asking, status in (
+        ("/v1/sessions", {**ASKING, "X-Request-Id": "mine"}, 200),
+        ("/v1/ops", evil, 400),
+        ("/nowhere", ASKING, 200),
+    ):
+        answer = http.options(path, headers=asking)
+        assert answer.status_code == status
+        assert answer.headers["x-request-id"] == asking.get(
+            "X-Request-Id", answer.headers["x-request-id"]
+        )
+    counted = http.get("/metrics").text
+    for route, status in (("/v1/sessions", 200), ("/v1/ops", 400), ("none", 200)):
+        labels = f'code="",method="other",route="{route}",status="{status}"'
+        assert f"gradwire_requests_total{{{labels}}} 1.0" in counted
+
+
 def test_other_pages_get_no_permission(pages: Callable[..., httpx.Client]) -> None:
     http = pages(cors_origins=(APP,))
     evil = {"Origin": "http://evil.example"}

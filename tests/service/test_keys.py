@@ -327,6 +327,26 @@ def test_elsewhere_keys_are_required_unless_they_are_waived(tmp_path: Path) -> N
             assert httpx.get(f"{local}/v1/limits", headers={"Host": host}).status_code == status
 
 
+def test_a_server_that_has_keys_and_asks_for_none_says_so(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    said = "the store has API keys (1 valid), but on 127.0.0.1 none is asked for"
+    store = SqliteStore(data)
+    key, row = mint("alice")
+    store.add_key(row)
+    with Server(data) as server:
+        assert said in server.log()
+        assert "GRADWIRE_KEYS=required" in server.log()
+        for brought in (key, "gw_of_nobody"):
+            headers = {"Authorization": f"Bearer {brought}"}
+            assert server.http.get("/v1/sessions", headers=headers).status_code == 200
+    with Server(data, keys="required") as server:
+        assert said not in server.log()
+    store.revoke_key(row.id, now())
+    store.close()
+    with Server(data) as server:
+        assert said not in server.log(), "a key that is no more is no surprise"
+
+
 def test_revoking_reaches_a_server_that_runs(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "data")
     rows = [mint("alice"), mint("alice")]

@@ -17,6 +17,7 @@ from gradwire_engine import engine as engine_module
 from gradwire_engine.errors import QuotaExceeded
 from gradwire_service import expiry, sessions
 from gradwire_service.errors import SessionNotFound
+from gradwire_service.http import Key
 from gradwire_service.requests import append_request, session_request, transform_request
 from gradwire_service.sessions import Sessions
 from gradwire_service.store import Store
@@ -28,10 +29,10 @@ LIFE = 1000.0
 
 
 class Clock:
-    """The time of the test. Stores write the real one, so it runs a minute ahead of that."""
+    """The time of the test."""
 
     def __init__(self) -> None:
-        self.at = time.time() + 60
+        self.at = time.time()
 
     def time(self) -> float:
         return self.at
@@ -42,6 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     for module in (expiry, sessions):
         monkeypatch.setattr(module, "time", made)
+    monkeypatch.setattr(sessions, "now", lambda: expiry._moment_at(made.at))
     return made
 
 
@@ -73,9 +75,11 @@ class Process:
     def linearize(self, point: Any = X, name: str | None = None) -> str:
         return self.transform("m", {"transform": "linearize", "inputs": {"x": point}}, name)
 
-    def transform(self, session: str, body: dict[str, Any], name: str | None = None) -> str:
+    def transform(
+        self, session: str, body: dict[str, Any], name: str | None = None, key: Key | None = None
+    ) -> str:
         wanted = transform_request({**body, "name": name})
-        document = self.sessions.transform("local", session, wanted, no_tensors, None, None)
+        document = self.sessions.transform("local", session, wanted, no_tensors, None, key)
         id: str = document["id"]
         return id
 
@@ -142,12 +146,53 @@ def test_they_end_when_nobody_uses_them(here: Process, clock: Clock) -> None:
     here.push(kept, X)
 
 
+def test_a_repeated_creation_gives_one_that_is_there(
+    here: Process, place: Callable[[], Store], clock: Clock
+) -> None:
+    body = {"transform": "linearize", "inputs": {"x": X}}
+    key = Key("once", "digest")
+    other = Process(place())
+    made = here.transform("m", body, "lin", key)
+    clock.at += LIFE * 0.9
+    assert other.transform("m", body, "lin", key) == made
+    clock.at += LIFE * 0.9
+    here.push(made, X)  # the retry was a use
+    clock.at += LIFE + 1
+    again = other.transform("m", body, "lin", key)
+    assert again != made
+    assert here.transform("m", body, "lin", key) == again
+    here.push("lin", X)
+    here.sessions.delete("local", again, None)
+    third = here.transform("m", body, "lin", key)
+    assert third not in (made, again)
+    assert other.transform("m", body, "lin", key) == third
+    other.store.close()
+
+
+def test_one_says_when_it_ends(here: Process, clock: Clock) -> None:
+    wanted = transform_request({"transform": "linearize", "inputs": {"x": X}, "name": "lin"})
+    made = here.sessions.transform("local", "m", wanted, no_tensors, None, None)
+    ends = expiry._seconds_of(made["expires_at"])
+    assert ends == pytest.approx(clock.at + LIFE, abs=1e-5)
+    read = here.sessions.read("local", "lin", 0)
+    assert expiry._seconds_of(read["expires_at"]) == pytest.approx(ends, abs=1e-5)
+    clock.at += LIFE / 2
+    here.push("lin", X)
+    used = here.sessions.read("local", "lin", 0)["expires_at"]
+    assert expiry._seconds_of(used) == pytest.approx(clock.at + LIFE, abs=1e-5)
+    clock.at += LIFE + 1
+    with pytest.raises(SessionNotFound) as ended:
+        here.sessions.read("local", "lin", 0)
+    assert ended.value.expired_at == used
+    assert here.sessions.read("local", "m", 0)["expires_at"] is None, "a plain session stays"
+
+
 def test_their_files_go_with_them(here: Process, clock: Clock, tmp_path: Path) -> None:
     here.sessions.delete("local", here.linearize(), None)
     assert not blobs(tmp_path)
     here.linearize()
     assert blobs(tmp_path)
-    clock.at += 2 * LIFE
+    clock.at += 2 * LIFE + 1
     here.sessions.sweep()
     assert not blobs(tmp_path)
 
@@ -181,7 +226,7 @@ def test_what_is_made_of_one_is_one(here: Process, clock: Clock) -> None:
     assert all(bytes.values())
     here.sessions.delete("local", lin, None)
     np.testing.assert_allclose(here.push(fork, np.ones(SIZE)), 1 - np.tanh(X) ** 2, atol=1e-6)
-    clock.at += LIFE
+    clock.at += LIFE + 1
     for name in (pullback, fork):
         with pytest.raises(SessionNotFound):
             here.sessions.find("local", name)
@@ -201,11 +246,14 @@ def test_a_budget(place: Callable[[], Store], clock: Clock, tmp_path: Path) -> N
     ):
         with pytest.raises(QuotaExceeded) as over:
             refused()
-        assert over.value.facts()["quota"] == "linearization_bytes"
+        facts = over.value.facts()
+        assert facts["quota"] == "linearization_bytes"
+        assert facts["held"] >= 2 * X.nbytes
+        assert facts["held"] + facts["wanted"] > facts["limit"] == int(2.5 * X.nbytes)
         assert blobs(tmp_path) == before, "nothing is left of what was refused"
     process.sessions.delete("local", first, None)
     process.linearize(3 * X)
-    clock.at += LIFE
+    clock.at += LIFE + 1
     process.linearize(4 * X)  # what has expired is not in its way
     process.store.close()
 

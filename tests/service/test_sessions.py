@@ -226,6 +226,30 @@ def test_a_retried_creation_makes_one_session(http: httpx.Client, route: str) ->
     problem(http.post(path, json=body), "name_conflict")
 
 
+@pytest.mark.parametrize("route", ["create", "fork", "transform"])
+def test_a_creation_retried_after_the_end_makes_another(http: httpx.Client, route: str) -> None:
+    create(http, name="base")
+    append(http, "base", TANH)
+    creations: dict[str, tuple[str, dict[str, Any]]] = {
+        "create": ("/v1/sessions", {"inputs": [X]}),
+        "fork": ("/v1/sessions", {"from": {"session": "base"}}),
+        "transform": ("/v1/sessions/base/transforms", {"transform": "jvp"}),
+    }
+    path, body = creations[route]
+    body["name"] = "new"
+    headers = {"Idempotency-Key": "once"}
+    first = http.post(path, json=body, headers=headers).json()
+    assert http.delete("/v1/sessions/new").status_code == 204
+    again = http.post(path, json=body, headers=headers)
+    assert again.status_code == 201
+    assert again.json()["id"] != first["id"]
+    assert http.get(f"/v1/sessions/{again.json()['id']}").status_code == 200
+    assert http.post(path, json=body, headers=headers).content == again.content
+    assert http.delete("/v1/sessions/new").status_code == 204
+    other = http.post(path, json={**body, "name": "other"}, headers=headers)
+    assert other.status_code == 201, "the key is free again"
+
+
 def test_concurrent_duplicates_append_once(app: LocalTransport, http: httpx.Client) -> None:
     create(http, name="m")
     answers: list[httpx.Response] = []

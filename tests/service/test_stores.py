@@ -181,6 +181,18 @@ def test_a_receipt_is_written_with_its_append_or_not_at_all(store: Store) -> Non
     assert store.recall(replace(receipt().scope, route="sessions")) is None
 
 
+def test_a_receipt_is_forgotten_unless_it_was_replaced(store: Store) -> None:
+    row = made(store)
+    append(store, row, entries("a"), receipt())
+    store.forget(replace(receipt(), document=b"an older answer"))
+    store.forget(replace(receipt(), scope=replace(receipt().scope, owner="someone else")))
+    assert store.recall(receipt().scope) == receipt()
+    store.forget(receipt())
+    assert store.recall(receipt().scope) is None
+    append(store, found(store), entries("b"), receipt())
+    assert store.recall(receipt().scope) == receipt()
+
+
 def test_receipts_are_forgotten_in_time(place: Place) -> None:
     store = place(retention=0.05)
     row = made(store)

@@ -130,6 +130,25 @@ def test_versions(http: httpx.Client) -> None:
     assert third.json()["version"] > second.json()["version"], "a version never comes back"
 
 
+@pytest.mark.parametrize("name", ["a%0ab", "%2E%2E", "a%2F..%2Fb", "%0a", "a%2F", ""])
+def test_what_can_be_no_name(http: httpx.Client, name: str) -> None:
+    rule = problem(put(http, name, 1.0), "invalid_name")["reason"]
+    for method in ("GET", "DELETE"):
+        missing = problem(http.request(method, f"/v1/tensors/{name}"), "tensor_not_found")
+        assert missing["reason"] == rule
+        assert rule in missing["detail"]
+
+
+@pytest.mark.parametrize("given", ["", "3.5", "abc", 'W/"1"', '""'])
+def test_a_condition_that_names_no_version(http: httpx.Client, given: str) -> None:
+    for _ in range(2):
+        refused = problem(put(http, "w", 2.0, If_Match=given), "version_conflict")
+        assert refused["expected"] == given
+        assert "ETag" in refused["reason"]
+        assert f"asked for {given!r} ({refused['reason']})" in refused["detail"]
+        put(http, "w", 1.0)
+
+
 def test_a_copy_stays_as_it_is(http: httpx.Client) -> None:
     put(http, "w", [1.0, 2.0])
     assert put(http, "backup/w", {"tensor": "w"}).status_code == 201
@@ -316,11 +335,17 @@ def test_quotas() -> None:
         assert put(http, "a", [0.0] * 20).status_code == 201
         facts = problem(put(http, "b", [0.0] * 6), "quota_exceeded")
         assert (facts["quota"], facts["limit"]) == ("tensor_bytes", 100)
+        assert (facts["held"], facts["wanted"]) == (80, 24)
+        assert facts["detail"] == (
+            "80 are held and this asks for 24 more tensor bytes, the limit is 100. Delete some "
+            "that GET /v1/tensors lists, or raise GRADWIRE_TENSOR_BYTES."
+        )
         assert put(http, "a", [0.0] * 25).status_code == 200, "what it replaces does not count"
         assert put(http, "a", [0.0]).status_code == 200
         assert put(http, "b", 0.0).status_code == put(http, "c", 0.0).status_code == 201
         facts = problem(put(http, "d", 0.0), "quota_exceeded")
         assert (facts["quota"], facts["limit"]) == ("tensors", 3)
+        assert (facts["held"], facts["wanted"]) == (3, 1)
         graph = {
             "inputs": [],
             "nodes": [

@@ -205,6 +205,8 @@ class SessionDocument(SessionSummary):
     inputs: list[InputDocument]
     nodes: list[NodeDocument]
     outputs: dict[str, int]
+    expires_at: str | None
+    """When it ends unless it is used before; None: it never does."""
 
 
 class SessionList(TypedDict):

@@ -12,8 +12,7 @@ from starlette.routing import Route
 
 from gradwire.wire.errors import WireError
 from gradwire_engine import Builder, Graph
-from gradwire_engine.builder import check_name
-from gradwire_engine.errors import EngineError, InvalidOption, InvalidShape
+from gradwire_engine.errors import EngineError, InvalidName, InvalidOption, InvalidShape
 from gradwire_engine.request import RESULTS
 
 from ..dispatch import Handler, resource
@@ -21,6 +20,7 @@ from ..elements import check_elements, types_of
 from ..http import Call, Reply
 from ..reading import join
 from ..requests import RunRequest, execute_request, run_request
+from ..sessions import resolve_outputs
 from ..tensors import tensor_name
 
 __all__ = ["ROUTES"]
@@ -46,7 +46,7 @@ def execute(call: Call) -> Reply:
             wanted.inputs, memory_limit=settings.memory_bytes, node_limit=settings.max_nodes
         )
         builder.append(wanted.entries)
-        outputs = {check_name(name): builder.resolve(ref) for name, ref in wanted.outputs.items()}
+        outputs = resolve_outputs(builder, wanted.outputs)
         graph = builder.graph(outputs or None)
         check_elements(types_of(graph), settings.max_elements)
     return run(call, graph, wanted.run)
@@ -89,9 +89,10 @@ def _check_store(store: Mapping[str, str], paths: Sequence[str]) -> None:
                 value=path[:300],
                 reason=f"this run answers with {', '.join(paths)}",
             )
-        if tensor_name(name) in names:
+        place = join("store", path)
+        if tensor_name(name, place) in names:
             reason = "another result of the run is to have that name"
-            raise InvalidOption(path=join("store", path), value=name, reason=reason)
+            raise InvalidOption(path=place, value=name, reason=reason)
         names.add(name)
 
 
@@ -133,8 +134,9 @@ def _paths_under(prefix: str) -> Iterator[None]:
     """Options are told by their path in the body, where a run may be a part of it."""
     try:
         yield
-    except (InvalidOption, InvalidShape) as error:
-        error.path = prefix + error.path
+    except (InvalidOption, InvalidShape, InvalidName) as error:
+        if error.path is not None:
+            error.path = prefix + error.path
         raise
 
 
