@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,20 @@ def test_constants_and_sizes_are_not_in_the_text() -> None:
         return [s.kernel.text for s in steps if isinstance(s, Call)]
 
     assert texts(8, 0.5) == texts(1000, 0.25)
+
+
+def test_long_rows_fetch_ahead() -> None:
+    """What the next pass is the first to touch, and in the second pass the next row."""
+
+    def fetched(columns: int) -> list[list[tuple[str, str]]]:
+        graph = build(lambda x: op("softmax", x), x=(8, columns))
+        (call,) = (s for s in schedule(optimize(graph), 2).steps if isinstance(s, Call))
+        stages = call.kernel.text.split("for row in")[1].split("for j in")
+        return [re.findall(r"fetch_(\w+)\(p(\d)", stage) for stage in stages]
+
+    x, y = "0", "2"
+    assert fetched(300) == [[], [("read", x), ("write", y)], [], []]
+    assert not any(fetched(100))
 
 
 # -- spaces and views ------------------------------------------------------------------------------
