@@ -8,6 +8,7 @@ parses, are read into the memory that the arrays of a binary answer are then vie
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import threading
@@ -33,15 +34,20 @@ _IDLE_SECONDS: Final = 60.0
 
 @dataclass(frozen=True)
 class _Idle:
-    """A connection that waits for the next request, and since when."""
+    """A connection that waits for the next request, since when, and in which process."""
 
     sock: socket.socket
     since: float = field(default_factory=time.monotonic)
+    process: int = field(default_factory=os.getpid)
 
     @property
     def usable(self) -> bool:
-        """Whether the server has kept it: one that can be read was ended, as no answer is due."""
-        return time.monotonic() - self.since < _IDLE_SECONDS and not _readable(self.sock)
+        """Whether it is still there, and not shared with the process that this one was forked from.
+
+        A connection that can be read was ended by the server, as no answer is due.
+        """
+        recent = time.monotonic() - self.since < _IDLE_SECONDS
+        return recent and self.process == os.getpid() and not _readable(self.sock)
 
 
 class Direct:

@@ -139,6 +139,17 @@ def test_a_connection_that_the_server_ended_is_not_used(direct: Callable[..., Di
         assert len(server.heard) == 2
 
 
+def test_a_forked_process_has_connections_of_its_own(
+    direct: Callable[..., Direct], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Scripted([OK], [OK])) as server:
+        pool = direct(server.url)
+        assert isinstance(pool.send(get(), None), Reply)
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        assert isinstance(pool.send(get(), None), Reply)
+        assert len(server.heard) == 2
+
+
 def test_large_bodies_go_both_ways_and_are_measured(direct: Callable[..., Direct]) -> None:
     size = 9 << 20
     seen: list[tuple[str, float]] = []
