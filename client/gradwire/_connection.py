@@ -21,9 +21,7 @@ from gradwire import errors
 from gradwire._direct import Direct
 from gradwire._progress import NewMeter, measured
 from gradwire._protocol import (
-    CHUNK,
     LARGEST_PREALLOCATION,
-    SMALL,
     Answer,
     Attempt,
     Exchange,
@@ -211,13 +209,9 @@ def _headers(attempt: Attempt) -> dict[str, str]:
 
 
 def _slices(attempt: Attempt, count: Callable[[int], object]) -> Iterator[bytes]:
-    chunks = attempt.chunks if attempt.size > SMALL else (b"".join(attempt.chunks),)
-    for chunk in chunks:
-        view = memoryview(chunk)
-        for at in range(0, len(view), CHUNK):
-            piece = view[at : at + CHUNK]
-            yield piece  # type: ignore[misc] # httpx passes buffers on as they are
-            count(len(piece))
+    for piece in attempt.pieces():
+        yield piece  # type: ignore[misc] # httpx passes buffers on as they are
+        count(len(piece))
 
 
 async def _async_slices(attempt: Attempt, count: Callable[[int], object]) -> AsyncIterator[bytes]:

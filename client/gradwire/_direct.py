@@ -184,12 +184,9 @@ def _write(
             return None
         sock.sendall(head)
         with measured(meters, "sending", attempt.size) as count:
-            for chunk in attempt.chunks:
-                view = memoryview(chunk)
-                for at in range(0, len(view), CHUNK):
-                    piece = view[at : at + CHUNK]
-                    sock.sendall(piece)
-                    count(len(piece))
+            for piece in attempt.pieces():
+                sock.sendall(piece)
+                count(len(piece))
     except (BrokenPipeError, ConnectionResetError) as error:
         return error
     return None

@@ -15,7 +15,7 @@ import email.utils
 import random
 import secrets
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar, cast
@@ -138,6 +138,14 @@ class Attempt:
     def size(self) -> int:
         """The length of the body in bytes."""
         return sum(len(chunk) for chunk in self.chunks)
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The body as it is to be written: a small one whole, others in slices of `CHUNK`."""
+        chunks = self.chunks if self.size > SMALL else (b"".join(self.chunks),)
+        for chunk in chunks:
+            view = memoryview(chunk)
+            for at in range(0, len(view), CHUNK):
+                yield view[at : at + CHUNK]
 
 
 @dataclass(frozen=True)
