@@ -7,7 +7,8 @@
 Each server is a process of its own, and so is the load. Appends and the echo take turns with the
 same generator, connections and bodies, and a ratio is the median of those of neighbouring turns.
 Beside the rate stands the processor time that the server took for a request: on a machine that does
-other things too, the ratio of those says more than that of the rates. PostgreSQL, where it is
+other things too, the ratio of those says more than that of the rates. The echo has one process
+whatever the number of workers. PostgreSQL, where it is
 installed, runs with everything synced, as in production.
 """
 
@@ -132,26 +133,28 @@ def create(server: Server, sessions: int) -> list[str]:
 def against_echo(figures: Figures, server: Server, turns: int, count: int) -> None:
     """Appends and the echo in turns."""
     port = int(server.url.rpartition(":")[2])
+    workers = server.workers()
+    ours_by = f"{len(workers)} workers" if workers else "1 worker"
     with echo() as (echo_port, echo_pid):
 
-        def turn(port: int, pid: int, paths: list[str]) -> tuple[float, float]:
-            before = processor(pid)
+        def turn(port: int, pids: list[int], paths: list[str]) -> tuple[float, float]:
+            before = sum(map(processor, pids))
             timing = load(port, paths, count, CLIENTS)
-            return timing.rate, (processor(pid) - before) / count * 1e6
+            return timing.rate, (sum(map(processor, pids)) - before) / count * 1e6
 
         for sessions in (CLIENTS, 1):
             where = "a session each" if sessions > 1 else "one session"
             rates, costs = [], []
             for _ in range(turns):
-                bare = turn(echo_port, echo_pid, ["/echo"])
-                ours = turn(port, server.process.pid, create(server, sessions))
+                bare = turn(echo_port, [echo_pid], ["/echo"])
+                ours = turn(port, [server.process.pid, *workers], create(server, sessions))
                 rates.append((ours[0], bare[0], ours[0] / bare[0]))
                 costs.append((ours[1], bare[1], bare[1] / ours[1]))
-            label = f"HTTP, {CLIENTS} connections, {where}"
+            label = f"HTTP, {ours_by}, {CLIENTS} connections, {where}"
             for name, k in (("appends", 0), ("echoes", 1)):
                 figures.add(f"{label}: {name}", statistics.median(r[k] for r in rates), "/s")
             figures.add(f"{label}: rate / echo", _median(rates), "", least=0.5)
-            figures.add(f"{label}: echo's processor time / ours", _median(costs), "", least=0.5)
+            figures.add(f"{label}: echo's processor time / ours", _median(costs), "")
 
 
 def _median(triples: list[tuple[float, float, float]]) -> float:
@@ -235,6 +238,8 @@ def measure(quick: bool) -> Figures:
         with Server(place / "data", **limits) as server:
             against_echo(figures, server, turns, count)
             alone(figures, server, count // 4)
+        with Server(place / "two", workers=2, **limits) as server:
+            against_echo(figures, server, turns, count)
         loading(figures, place / "data")
         shared(figures, "SQLite", place / "shared", "sqlite", count)
         bin = programs()

@@ -46,6 +46,10 @@ _ROWS = 64
 """The most rows that one statement writes; those of each number of rows are kept compiled."""
 
 
+_LOOK, _LOOK_LATE = 0.0005, 0.02
+"""Seconds between two looks whether another process's write is over: about what a commit takes,
+and the most where it takes longer."""
+
 _TABLES = """
 CREATE TABLE schema_version (version INTEGER NOT NULL);
 CREATE TABLE sessions (
@@ -139,6 +143,7 @@ class SqliteStore:
         self._lock = threading.RLock()
         self._read_lock = self._lock if directory is None else threading.RLock()
         self._retention = retention
+        self._patience = patience
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
         self._blobs = Blobs(None if directory is None else directory / "blobs")
@@ -157,6 +162,7 @@ class SqliteStore:
         self._sql.execute("PRAGMA journal_mode = WAL")
         self._sql.execute("PRAGMA synchronous = FULL")
         self._sql.execute("PRAGMA foreign_keys = ON")
+        self._sql.execute("PRAGMA busy_timeout = 0")  # `_begin` waits
         if max_bytes is not None:
             page: int = self._sql.execute("PRAGMA page_size").fetchone()[0]
             self._sql.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page)}")
@@ -207,7 +213,7 @@ class SqliteStore:
     def _write(self) -> Iterator[None]:
         """A transaction that holds the file's write lock from its start; durable at its end."""
         with self._lock, translated():
-            self._sql.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield
                 self._sql.execute("COMMIT")
@@ -215,6 +221,23 @@ class SqliteStore:
                 if self._sql.in_transaction:
                     self._sql.execute("ROLLBACK")
                 raise
+
+    def _begin(self) -> None:
+        """Begin a transaction with the file's write lock, waiting while another process has it.
+
+        SQLite's own waiting sleeps up to a tenth of a second at a time, in which two other
+        processes may hand the lock to each other many times over.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                self._sql.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                waited = time.monotonic() - began
+                if error.sqlite_errorname != "SQLITE_BUSY" or waited > self._patience:
+                    raise
+            time.sleep(min(_LOOK + waited / 20, _LOOK_LATE))
 
     def _rows(self, statement: str, *values: Any) -> list[Any]:
         with self._read_lock, translated():
@@ -346,9 +369,9 @@ class SqliteStore:
         if len(scopes) < len(receipts) or self._any_kept(scopes):
             raise AlreadyDone
         changed = self._sql.execute(
-            f"WITH move (session, start, stop, at) AS ({_values(4, len(moves))})"
-            " UPDATE sessions SET version = stop, updated_at = at FROM move"
-            " WHERE number = session AND version = start",
+            # Begun with WITH, it would not count as a change to Python's sqlite3: no rowcount.
+            "UPDATE sessions SET version = column3, updated_at = column4"
+            f" FROM ({_values(4, len(moves))}) WHERE number = column1 AND version = column2",
             list(chain.from_iterable((number, *move) for number, move in moves.items())),
         )
         if changed.rowcount != len(moves):

@@ -603,3 +603,47 @@ def test_one_of_a_group_is_refused_and_the_others_stay(tmp_path: Path) -> None:
             [b"1"],
             [b"0"],
         ]
+
+
+def test_a_group_takes_as_many_statements_as_one_append(tmp_path: Path) -> None:
+    """Each statement gives up the interpreter's lock: one for each append would cost a crowd."""
+    with closing(SqliteStore(tmp_path)) as store:
+        rows = [made(store, f"ses_{k}") for k in range(20)]
+
+        def statements(rows: list[SessionRow], version: int) -> list[str]:
+            told: list[str] = []
+            store._sql.set_trace_callback(told.append)
+            outcomes = store._commit(
+                [
+                    Append(
+                        row.number,
+                        version,
+                        entries("a"),
+                        now(),
+                        Receipt(Scope("local", "nodes", row.id, f"key {version}"), "d", b"{}"),
+                        Line(version),
+                    )
+                    for row in rows
+                ]
+            )
+            store._sql.set_trace_callback(None)
+            assert list(outcomes) == [None] * len(rows)
+            return [text.split()[0] for text in told if not text.startswith("--")]
+
+        alone = statements(rows[:1], 0)
+        assert statements(rows[1:], 0) == alone
+        assert [found(store, row.id).version for row in rows] == [1] * 20
+
+
+def test_a_write_waits_for_another_process_and_not_for_ever(tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path, patience=0.3)) as store:
+        row = made(store)
+        with closing(sqlite3.connect(tmp_path / "gradwire.sqlite3")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Overloaded, match="another process"):
+                append(store, row, entries("a"))
+            line = Line(0)
+            waiting = store.append(Append(row.number, 0, entries("a"), now(), None, line))
+            other.execute("COMMIT")
+            waiting.result(30)
+        assert store.entries(found(store), 0, 9) == [b"a"]
