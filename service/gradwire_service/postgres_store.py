@@ -29,6 +29,7 @@ from .errors import Overloaded, StorageFull
 from .files import LEFTOVER_AGE, raw
 from .group_commit import GroupCommit, Outcomes
 from .store import (
+    CHECK_SECONDS,
     AlreadyDone,
     Append,
     KeyRow,
@@ -412,8 +413,12 @@ class PostgresStore:
             held = sql.execute(
                 "SELECT DISTINCT sha256 FROM log_blobs WHERE session = %s", (row.number,)
             ).fetchall()
+            sql.execute(
+                "DELETE FROM receipts USING sessions s WHERE receipts.owner = s.owner"
+                " AND route = ANY(%s) AND receipts.session = s.id AND s.number = %s",
+                (list(Scope.INSIDE), row.number),
+            )
             sql.execute("DELETE FROM sessions WHERE number = %s", (row.number,))
-            sql.execute("DELETE FROM receipts WHERE session = %s", (row.id,))
             dropped = _drop_unused(sql, [sha256 for (sha256,) in held])
         for sha256 in dropped:
             self._blobs.discard(sha256)
@@ -530,7 +535,8 @@ class PostgresStore:
 
     def check(self) -> None:
         """See `Store.check`."""
-        self._rows("SELECT version FROM schema_version")
+        with _translated(), self._pool.connection(min(CHECK_SECONDS, self._patience)) as sql:
+            sql.execute("SELECT version FROM schema_version")
 
     def close(self) -> None:
         """See `Store.close`."""

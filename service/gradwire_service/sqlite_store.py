@@ -430,13 +430,17 @@ class SqliteStore:
             held = self._sql.execute(
                 "SELECT DISTINCT sha256 FROM log_blobs WHERE session = ?", (row.number,)
             ).fetchall()
+            self._sql.execute(
+                "DELETE FROM receipts WHERE owner = (SELECT owner FROM sessions WHERE number = ?)"
+                " AND route IN (?, ?) AND session = ?",
+                (row.number, *Scope.INSIDE, row.id),
+            )
             gone = self._sql.execute(
                 "DELETE FROM sessions WHERE number = ? AND (version = ? OR NOT ?)",
                 (row.number, row.version, pinned),
             )
             if gone.rowcount != 1:
                 raise Moved
-            self._sql.execute("DELETE FROM receipts WHERE session = ?", (row.id,))
         # Only now: a delete that is not committed needs its blobs still.
         self._discard_unused([sha256 for (sha256,) in held])
 

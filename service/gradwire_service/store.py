@@ -23,6 +23,7 @@ import orjson
 from gradwire_engine.errors import QuotaExceeded
 
 __all__ = [
+    "CHECK_SECONDS",
     "AlreadyDone",
     "Append",
     "KeyRow",
@@ -38,6 +39,10 @@ __all__ = [
     "moment",
     "now",
 ]
+
+
+CHECK_SECONDS = 1.0
+"""How long a store may take to show that it is there: a probe asks, and waits no longer itself."""
 
 
 class Moved(Exception):
@@ -135,6 +140,9 @@ class Scope:
     route: str
     session: str | None
     key: str
+
+    INSIDE: ClassVar[tuple[str, str]] = ("nodes", "transforms")
+    """The routes that act on a session."""
 
     @property
     def creates(self) -> bool:
@@ -327,7 +335,7 @@ class Store(Protocol):
         """End a key; one that was revoked before stays as it is. None: there is none of that id."""
 
     def check(self) -> None:
-        """Read something; raises when the store cannot be read."""
+        """Read something; raises when the store cannot be read, after `CHECK_SECONDS` at most."""
 
     def close(self) -> None:
         """Release files and connections."""

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -261,11 +262,15 @@ def test_a_fork_copies_a_prefix(store: Store) -> None:
 def test_deleting_forgets_log_and_receipts(store: Store) -> None:
     row = made(store)
     append(store, row, entries("a"), receipt(session=row.id))
+    other = made(store, "ses_2")
+    append(store, other, entries("a"), receipt(session=other.id))
     with pytest.raises(Moved):
         store.delete(row, pinned=True)
+    assert store.recall(receipt(session=row.id).scope) is not None
     store.delete(found(store), pinned=True)
     assert store.find("local", "ses_1") is None
     assert store.recall(receipt(session=row.id).scope) is None
+    assert store.recall(receipt(session=other.id).scope) is not None
     with pytest.raises(Moved):
         store.delete(row, pinned=False)
 
@@ -561,6 +566,10 @@ def test_a_server_that_crashes_is_waited_for(postgres: Cluster, tmp_path: Path) 
         assert refused.value.retry_after == 5
         with pytest.raises(Overloaded):
             store.find("local", "ses_1")
+        began = time.monotonic()
+        with pytest.raises(Overloaded):
+            store.check()
+        assert time.monotonic() - began < 3.0, "a probe is answered before it gives up"
     finally:
         postgres.start()
     append(store, found(store), entries("c"))
