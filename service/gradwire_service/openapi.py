@@ -450,6 +450,16 @@ def _paths() -> Document:
                 ("invalid_option",),
             )
         },
+        "/errors/{error}": {
+            "get": _operation(
+                "service",
+                "readError",
+                "What an error means: where the `type` of a problem leads.",
+                {200: _answer("The error.", "Error")},
+                ("route_not_found", "invalid_option"),
+                parameters=("error",),
+            )
+        },
         "/healthz": {
             "get": _operation(
                 "service",

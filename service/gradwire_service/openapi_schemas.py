@@ -299,6 +299,17 @@ COMPONENTS: Final[Document] = {
         }
     ),
     "OpList": _answer({"ops": _array(_ref("Op")), "reverse_only": _array(_STRING)}),
+    "Error": _answer(
+        {
+            "type": _STRING,
+            "code": {"enum": sorted(STATUS)},
+            "title": _STRING,
+            "status": _INTEGER,
+            "meaning": _STRING,
+            "facts": _array(_STRING),
+            "advice": _STRING,
+        }
+    ),
     "Limits": _map({"type": ["number", "null"]}),
     "State": _answer({"status": _STRING}),
     "Problem": {
@@ -335,6 +346,7 @@ PARAMETERS: Final[Document] = {
     "ref": _parameter("path", "ref", _STRING, "A value's id or name.", "h"),
     "const": _parameter("path", "ref", _STRING, "The id or name of a const.", "target"),
     "op": _parameter("path", "op", _STRING, "An op's name or alias.", "tanh"),
+    "error": _parameter("path", "error", _STRING, "As in `type`.", "shape-mismatch"),
     "tensor": _parameter(
         "path",
         "name",

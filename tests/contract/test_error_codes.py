@@ -896,3 +896,29 @@ def test_a_refusal_quotes_anything_safely(http: httpx.Client, target: str) -> No
         assert problem(answer, "invalid_attribute")["attribute"] == "axis"
         assert len(answer.content) < 20_000
         json.loads(answer.content)
+
+
+# -- what an error means ---------------------------------------------------------------------------
+
+
+def test_the_type_of_a_problem_leads_somewhere(http: httpx.Client) -> None:
+    refused = problem(http.get("/v1/ops/sigmod"), "op_not_found")
+    told = http.get(refused["type"]).json()
+    assert {name: told[name] for name in ("type", "code", "title", "status")} == {
+        name: refused[name] for name in ("type", "code", "title", "status")
+    }
+    assert set(told["facts"]) <= set(refused)
+    assert told["meaning"]
+    assert "(ops/" not in told["advice"], "its links are those of the documentation"
+
+
+@pytest.mark.parametrize("code", STATUS)
+def test_every_error_can_be_looked_up(http: httpx.Client, code: str) -> None:
+    told = http.get(f"/errors/{code.replace('_', '-')}").json()
+    assert (told["code"], told["status"]) == (code, STATUS[code])
+    assert told == http.get(f"/errors/{code}").json()
+
+
+def test_an_error_that_is_none(http: httpx.Client) -> None:
+    facts = problem(http.get("/errors/shape-mismath"), "route_not_found")
+    assert "/errors/shape-mismatch" in facts["suggestions"]

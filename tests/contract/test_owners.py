@@ -40,7 +40,7 @@ OWNED: dict[str, dict[str, Any]] = {
 NAMED = "/v1/tensors/{name:path}"
 # Those that act on nothing, or on all that the caller has.
 COMMON = {
-    *("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"),
+    *("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/errors/{name}"),
     *("/v1/limits", "/v1/ops", "/v1/ops/{name}", "/v1/execute", "/v1/sessions", "/v1/tensors"),
 }
 
@@ -180,7 +180,7 @@ def test_another_owner_finds_no_tensor(shared: Shared) -> None:
 
 
 def test_nor_does_it_shine_through_elsewhere(shared: Shared) -> None:
-    for path in COMMON - {"/v1/ops/{name}"}:
+    for path in COMMON - {"/v1/ops/{name}", "/errors/{name}"}:
         text = shared.bob.get(path).text
         assert shared.id not in text
         assert MARK not in text

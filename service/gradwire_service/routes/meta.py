@@ -1,4 +1,4 @@
-"""The service about itself: limits, health, and its documentation."""
+"""The service about itself: limits, health, its documentation, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from gradwire.wire.messages import JSON, MAX_SOURCE
 from gradwire_engine.builder import MAX_NAME
 from gradwire_engine.ir import MAX_RANK
 
+from ..catalogue import error_document, find_error
 from ..dispatch import resource
 from ..documents import MAX_INLINE
 from ..errors import Draining
@@ -74,6 +75,12 @@ def metrics(call: Call) -> Reply:
     return Reply(200, CONTENT_TYPE, [call.service.sight.metrics.text(call.service)], headers)
 
 
+def error(call: Call) -> Reply:
+    """`GET /errors/{name}`: where the `type` of a problem leads."""
+    call.query()
+    return call.reply(error_document(find_error(call.params["name"])))
+
+
 def home(call: Call) -> Reply:
     """`GET /`: somebody opened the address in a browser; show the documentation."""
     del call
@@ -107,6 +114,7 @@ ROUTES = (
     resource("/healthz", get=healthz, vital=True, inline=True, public=True),
     resource("/readyz", get=readyz, vital=True, public=True),
     resource("/metrics", get=metrics, vital=True),
+    resource("/errors/{name}", get=error, public=True),
     resource("/openapi.json", get=openapi, public=True),
     resource("/docs", get=docs, public=True),
 )
