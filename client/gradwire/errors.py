@@ -462,9 +462,10 @@ class NoOutput(RunRefused, code="no_output"):
 
 
 class MissingInput(RunRefused, code="missing_input"):
-    """An input that the outputs depend on was not given."""
+    """An input that the outputs depend on was not given; `missing` names all of them."""
 
     input: str
+    missing: list[str]
     suggestions: list[str] | None
 
 

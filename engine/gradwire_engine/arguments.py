@@ -77,9 +77,9 @@ def check_tensors(
             raise _mismatch(path, "shape", expected, shown, list(array.shape))
         if None in expected.shape:
             size = array.shape[expected.shape.index(None)]
-    for path in needed:
-        if path not in tensors:
-            raise errors.MissingInput(input=path.split("inputs/", 1)[1])
+    missing = [path.split("inputs/", 1)[1] for path in needed if path not in tensors]
+    if missing:
+        raise errors.MissingInput(input=missing[0], missing=missing)
     return size
 
 

@@ -401,10 +401,18 @@ class NoOutput(RunError, template="this graph has no node and no declared output
 
 
 class MissingInput(RunError, template="the run needs a value for input {input!r}."):
-    """An input that the outputs depend on was not given."""
+    """An input that the outputs depend on was not given; `missing` names all of them."""
 
     input: str
+    missing: list[str]
     suggestions: list[str] | None = None
+
+    def sentence(self) -> str:
+        if len(self.missing) == 1:
+            return super().sentence()
+        names = ", ".join(map(repr, self.missing[:20]))
+        rest = len(self.missing) - 20
+        return f"the run needs values for inputs {names}{f' and {rest} more' * (rest > 0)}."
 
 
 class UnknownInput(RunError, template="this graph has no input {input!r}."):

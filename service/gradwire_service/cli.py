@@ -14,13 +14,13 @@ import socket
 import sys
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import cli_keys
+from .errors import close_matches
 from .tracing import import_opentelemetry, wants_tracing
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def _settings(options: dict[str, object]) -> Settings:
     except ValidationError as error:
         faults = [_fault(e, options, Settings.model_fields) for e in error.errors()]
         raise RuntimeError("; ".join(faults)) from None
-    for name, hint in _strange_variables(Settings.model_fields):
-        print(f"gradwire: {name} is set, but there is no such setting.{hint}", file=sys.stderr)
+    for sentence in _strange_variables(Settings.model_fields):
+        print(f"gradwire: {sentence}", file=sys.stderr)
     return settings
 
 
@@ -145,15 +145,20 @@ def _serve(settings: Settings) -> int:
     return 0
 
 
-def _strange_variables(settings: Collection[str]) -> list[tuple[str, str]]:
-    """Environment variables that look like settings and are none, with what was meant."""
+def _strange_variables(settings: Collection[str]) -> list[str]:
+    """Sentences about environment variables that look like settings and do nothing."""
     known = {f"GRADWIRE_{name.upper()}" for name in settings}
     known |= {"GRADWIRE_API_KEY", "GRADWIRE_DEBUG"}
-    strange = sorted(
-        n for n in os.environ if n.upper().startswith("GRADWIRE_") and n.upper() not in known
-    )
-    close = {name: get_close_matches(name.upper(), known, n=1) for name in strange}
-    return [(name, f" Did you mean {close[name][0]}?" if close[name] else "") for name in strange]
+    told = []
+    for name in sorted(os.environ):
+        if name.upper().startswith("GRADWIRE_") and name.upper() not in known:
+            close = close_matches(name.upper(), known)
+            meant = f" Did you mean {close[0]}?" if close else ""
+            told.append(f"{name} is set, but there is no such setting.{meant}")
+    debug = os.environ.get("GRADWIRE_DEBUG", "source")
+    if debug not in ("", "source"):
+        told.append(f"GRADWIRE_DEBUG={debug} does nothing: it can be source, to show kernels.")
+    return told
 
 
 def _prepare(settings: Settings) -> socket.socket:

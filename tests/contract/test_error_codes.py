@@ -320,7 +320,7 @@ CASES = [
     ),
     # -- runs
     run("missing_input", "forward", {"inputs": {"x": X, "w": W}}, input="b"),
-    run("missing_input", "forward", {}, input="x"),
+    run("missing_input", "forward", {}, input="x", missing=["x", "w", "b"]),
     derive("missing_input", {"transform": "linearize", "outputs": ["y"]}, input="x"),
     run("unknown_input", "forward", {"inputs": {**POINT, "z": 1.0}}, input="z"),
     run("unknown_input", "vjp", {"inputs": POINT, "wrt": ["z"]}, input="z"),

@@ -133,8 +133,11 @@ def test_a_misspelt_variable_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADWIRE_QUEU", "3")
+    monkeypatch.setenv("GRADWIRE_DEBUG", "sorce")
     (tmp_path / "file").write_text("")
     assert main(["serve", "--port", "0", "--data-dir", str(tmp_path / "file")]) == 1
-    assert "GRADWIRE_QUEU is set, but there is no such setting. Did you mean GRADWIRE_QUEUE?" in (
-        capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert (
+        "GRADWIRE_QUEU is set, but there is no such setting. Did you mean GRADWIRE_QUEUE?" in told
     )
+    assert "GRADWIRE_DEBUG=sorce does nothing: it can be source" in told
