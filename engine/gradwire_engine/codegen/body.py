@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 from .arrange import Loops, Pattern
+from .batch import elements
 from .emit import Emitter
 from .expressions import SUFFIX, expression, numbers
 from .fuse import REDUCTIONS, is_number
@@ -140,7 +141,7 @@ class Body:
         nest, loops = self.nest, self.loops
         if nest.stages == 1 or loops.flat or loops.lanes or len(loops.inner) > 1:
             return []
-        if loops.inner[0] < block:
+        if elements(loops.inner[0]) < block:
             return []
         lines = []
         for access, pattern in loops.patterns.items():
@@ -199,7 +200,7 @@ class Body:
         if id in self.nest.stored:
             return f"p{self.destination(id)}"
         kind = SUFFIX[self.dtype(id)]
-        return self.own_memory("kept", id, prod(self.loops.inner), kind)
+        return self.own_memory("kept", id, elements(prod(self.loops.inner)), kind)
 
     # -- values ------------------------------------------------------------------------------------
 
@@ -235,7 +236,8 @@ class Body:
         node: Any = self._fusion.node(id)
         operands = self.nest.operands(id)
         within = self.nest.level(id) == "full"
-        names = [self.read(o, within=within) for o in operands]
+        by = 1 if node.op.name == "div" else -1
+        names = [self.read(o, within=within, divisor=k == by) for k, o in enumerate(operands)]
         write = expression(node.op)
         assert write is not None
         given = []
@@ -246,12 +248,16 @@ class Body:
             given.append(self._words[key])
         return write(SUFFIX[operands[0].dtype], names, given)
 
-    def read(self, operand: Layout, *, within: bool) -> str:
-        """The name of an operand's value; `within` the loops of a row, or on the level of rows."""
+    def read(self, operand: Layout, *, within: bool, divisor: bool = False) -> str:
+        """The name of an operand's value; `within` the loops of a row, or on the level of rows.
+
+        A number that divides has a name of its own: it may be the size of a batch, which happens to
+        be what another number is.
+        """
         root, kind = operand.buffer, SUFFIX[operand.dtype]
         node = self._fusion.node(root)
         if node is not None and is_number(node):
-            key = ("constant", root)
+            key = ("constant", root, divisor)
             if key not in self._words:
                 value = node.op.value.array.reshape(-1)[0]
                 self._words[key] = self.source.number(value, operand.dtype)
@@ -283,7 +289,7 @@ class Body:
         key = (access.root, access.offset)
         if key not in self._operands:
             place = self._storage.place(access.root)
-            layout = Layout(place.buffer, place.offset + access.offset, (), (), dtype)
+            layout = Layout(place.buffer, place.offset + elements(access.offset), (), (), dtype)
             self._operands[key] = self.source.operand(layout)
         return self._operands[key]
 

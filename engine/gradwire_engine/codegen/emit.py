@@ -24,6 +24,9 @@ class Emitter:
     Args:
         threads: How many chunks a large call should have.
         copy: How strided layouts are copied.
+
+    Attributes:
+        narrow: Whether some call of loops over a batch of one leaves threads without work.
     """
 
     def __init__(self, threads: int, copy: Copier) -> None:
@@ -31,6 +34,7 @@ class Emitter:
         self.buffers: list[Buffer] = []
         self.steps: list[Call | HostCall] = []
         self._copy = copy
+        self.narrow = False
 
     def temp(self, nbytes: int) -> int:
         """A new buffer that lives from its first to its last use."""

@@ -10,6 +10,9 @@ group is one loop nest over a space of N elements. Its members live on one of th
 - ``done``: the result of a reduction that is complete only when the whole loop nest has run
   (over the outer axes, or over everything); only later groups can use it.
 
+Nothing that is decided looks at how many elements an axis has, but for rows too long to be worth
+two passes: another batch shall have the same kernels (see `batch` for a batch of one).
+
 Groups are kept in an order in which they can run: a node joins a group only if all that it needs
 from elsewhere comes from groups before that one.
 """
@@ -20,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..ir import Graph, Node, Type
+from .batch import elements
 from .expressions import expression
 from .program import Layout, dense, dense_strides
 from .space import Intervals, Space, boundaries, complement, count, intervals, strides_over
@@ -29,10 +33,6 @@ REDUCTIONS = {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min"}
 MAX_MEMBERS, MAX_OPERANDS = 400, 40
 SERIAL_ROW = 1 << 15
 """A single row of more elements than this is not worth two passes on one thread."""
-
-TINY = 64
-"""Groups over no more elements than this run as early as they can, so that they keep nobody apart:
-a scale factor of the gradient must not come between a loss and the derivatives that share it."""
 
 
 @dataclass(eq=False)
@@ -243,8 +243,12 @@ def _waits_for(fusion: Fusion, group: Group) -> int:
 
 
 def _insert(fusion: Fusion, operands: Sequence[Layout], size: int) -> Group:
-    """A new group: at the end, or if it is tiny, right after those that it needs."""
-    place = _least(fusion, operands) + 1 if size <= TINY else len(fusion.groups)
+    """A new group: at the end, or if it is over a single element, right after those it needs.
+
+    So it keeps nobody apart: a scale factor of the gradient must not come between a loss and the
+    derivatives that share it.
+    """
+    place = _least(fusion, operands) + 1 if size == 1 else len(fusion.groups)
     group = Group(place, Space(size))
     fusion.groups.insert(place, group)
     for later in fusion.groups[place + 1 :]:
@@ -263,7 +267,7 @@ def _candidates(
     least = _least(fusion, operands)
     producers = [g for o in operands if (g := fusion.group_of.get(o.buffer)) is not None]
     order = sorted(producers, key=lambda g: -g.index)
-    if size <= TINY:
+    if size == 1:
         # Only those that need not wait for more than this node does.
         near = (g for g in fusion.groups[max(least, 0) :][:6] if g.space.size == size)
         order += [g for g in near if _waits_for(fusion, g) <= least]
@@ -385,7 +389,7 @@ def _settle(group: Group, root: int) -> bool:
     if group.inner is not None or not _agree(group.space.size, chosen, group.reduced.values()):
         return False
     everything = count(chosen) == group.space.size
-    if everything and group.space.size > SERIAL_ROW:
+    if everything and elements(group.space.size) > SERIAL_ROW:
         return False
     group.inner = chosen
     for id, axes in group.reduced.items():

@@ -7,10 +7,11 @@ from collections.abc import Set as AbstractSet
 from math import prod
 
 from .arrange import arrange
+from .batch import elements
 from .body import Body
 from .emit import Emitter
 from .expressions import SUFFIX
-from .fuse import Fusion, Group
+from .fuse import SERIAL_ROW, Fusion, Group
 from .nest import Access, Nest, make_nest, work
 from .program import chunks_for
 from .storage import Storage
@@ -58,23 +59,33 @@ class Writer:
         self.loops = arrange(nest)
         self.count, self.width = self._count()
         self.chunks = chunks_for(self.count, work(nest), emit.threads)
+        emit.narrow |= self._is_narrow()
         self.body = Body(nest, self.loops, emit, storage, self.chunks, self.width)
         self.source = self.body.source
         reduced = nest.group.reduced
         self.over_rows = [id for id in reduced if nest.level(id) == "column"]
         self.over_all = [id for id in reduced if nest.level(id) == "all"]
-        self.row_size = prod(self.loops.inner)
+        self.row_size = elements(prod(self.loops.inner))
 
     def _count(self) -> tuple[int, int]:
         """How many iterations there are, and how many lanes are taken at a time."""
         loops = self.loops
         if loops.flat:
-            return loops.inner[-1], 0
-        if not loops.lanes:
-            return prod(loops.rows), 0
-        share = -(-loops.lanes * prod(loops.rows) // self.emit.threads)
-        width = min(loops.lanes, LANES, max(share, 64))
-        return prod(loops.rows) * -(-loops.lanes // width), width
+            return elements(loops.inner[-1]), 0
+        rows, lanes = elements(prod(loops.rows)), elements(loops.lanes)
+        if not lanes:
+            return rows, 0
+        share = -(-lanes * rows // self.emit.threads)
+        width = min(lanes, LANES, max(share, 64))
+        return rows * -(-lanes // width), width
+
+    def _is_narrow(self) -> bool:
+        """Whether there would be more chunks if a batch of one were no axis."""
+        space = self.nest.group.space
+        size = elements(space.size)
+        if size == space.size or (self.nest.group.inner is not None and size <= SERIAL_ROW):
+            return False
+        return self.chunks < chunks_for(size, work(self.nest), self.emit.threads)
 
     def write(self) -> None:
         """Emit the call, and those that combine what its chunks leave."""
@@ -108,10 +119,10 @@ class Writer:
             writes=source.writes,
             reuse=self._reuse(),
         )
-        for id, where, elements in partial:
+        for id, where, size in partial:
             result = self.storage.place(id)
             operand = source.operands[int(where[1:])]
-            emit_combine(self.emit, operand, body.total(id), result, self.chunks, elements)
+            emit_combine(self.emit, operand, body.total(id), result, self.chunks, size)
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -129,7 +140,7 @@ class Writer:
         source.put(before)
         rest = "row"
         if self.loops.lanes:
-            blocks = body.word(("blocks",), -(-self.loops.lanes // self.width))
+            blocks = body.word(("blocks",), -(-elements(self.loops.lanes) // self.width))
             width = body.word(("width",), self.width)
             source.add(
                 f"j0 = remainder(row, {blocks}) * {width}",

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from .batch import elements
 from .expressions import cost
 from .fuse import Fusion, Group
 from .program import Layout
@@ -183,8 +184,7 @@ def _choose(group: Group) -> tuple[Intervals, bool]:
         if axes[0][0] == 1:
             return axes, False
     rest = complement(size, partial[0])
-    enough_rows = count(partial[0]) >= 8
-    if len(rest) == 1 and count(rest) <= NARROW_COLUMNS and enough_rows:
+    if len(rest) == 1 and elements(count(rest)) <= NARROW_COLUMNS:
         return rest, False
     return partial[0], True
 
@@ -231,4 +231,4 @@ def work(nest: Nest) -> float:
     computed = sum(
         cost(n.op) for id in nest.group.members if (n := nest.fusion.node(id)) is not None
     )
-    return nest.group.space.size * (0.15 * moved + 0.05 * computed)
+    return elements(nest.group.space.size) * (0.15 * moved + 0.05 * computed)

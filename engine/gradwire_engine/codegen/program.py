@@ -33,10 +33,12 @@ class Kernel:
     Attributes:
         text: A Python module. Sizes, strides and numbers are arguments, never in the text.
         title: What it computes, for people; not part of its identity.
+        kin: Texts of kernels that the same op may be made of at other sizes.
     """
 
     text: str
     title: str = ""
+    kin: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:

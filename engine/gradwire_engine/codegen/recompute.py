@@ -82,9 +82,12 @@ def _take_over(fusion: Fusion, group: Group, maker: Group, readers: dict[int, se
     copies, leaves = _closure(fusion, maker, wanted, readers)
     before = _reads(fusion, group)
     new = leaves - before
-    saved = 2 * sum(_nbytes(fusion, id) for id in wanted)
-    # A leaf that would otherwise not be in memory has to be written too.
-    spent = sum(_nbytes(fusion, r) * (1 if _kept(fusion, r, readers) else 2) for r in new)
+    saved = 2 * sum(_nbytes(fusion, id) for id in wanted), 0
+    # A leaf that would otherwise not be in memory has to be written too. Those that are repeated
+    # over the loops decide a tie, whatever their size, which differs from batch to batch.
+    whole = {r for r in new if fusion.graph.type_of(r).size == group.space.size}
+    costs = (_nbytes(fusion, r) * (1 if _kept(fusion, r, readers) else 2) for r in whole)
+    spent = sum(costs), len(new - whole)
     work = sum(cost(_op(fusion, id)) for id in copies)
     if spent > saved or work > MOST_WORK * len(wanted):
         return

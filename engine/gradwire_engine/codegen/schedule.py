@@ -11,6 +11,7 @@ from ..ops.elementwise import exp, log
 from ..ops.nn import LogSoftmax, Softmax
 from ..ops.reduce import ReduceMax, ReduceSum
 from ..passes.rewrite import rewrite
+from .batch import batched
 from .emit import Emitter
 from .fuse import Fusion, Group, fuse
 from .loops import emit_group
@@ -40,7 +41,17 @@ def schedule(graph: Graph, threads: int) -> Schedule:
         graph: Primitives only, optimized.
         threads: How many chunks a large call should have.
     """
-    fusion = fuse(pooling.with_pools(spelled_out(graph)))
+    graph = pooling.with_pools(spelled_out(graph))
+    emit = _planned(batched(graph), threads)
+    if emit.narrow:  # one large sample is worth kernels of its own
+        emit = _planned(graph, threads)
+    outputs = tuple(graph.type_of(id) for _, id in graph.outputs)
+    return Schedule(tuple(emit.buffers), tuple(emit.steps), outputs)
+
+
+def _planned(graph: Graph, threads: int) -> Emitter:
+    """The calls that compute a graph, which may have a batch of one (see `batch`)."""
+    fusion = fuse(graph)
     emit = Emitter(threads, move.lower_copy)
     storage = Storage(fusion, emit)
     recompute(fusion)
@@ -54,8 +65,7 @@ def schedule(graph: Graph, threads: int) -> Schedule:
     for id, place in storage.copies:
         if place.type.size:
             emit.copy(storage.layout(id), place)
-    outputs = tuple(graph.type_of(id) for _, id in graph.outputs)
-    return Schedule(tuple(emit.buffers), tuple(emit.steps), outputs)
+    return emit
 
 
 def spelled_out(graph: Graph) -> Graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .batch import elements
 from .expressions import SUFFIX
 from .program import Kernel, Layout, Operand
 
@@ -45,9 +46,9 @@ class Source:
         return number
 
     def word(self, value: int) -> str:
-        """The name of a new integer argument."""
+        """The name of a new integer argument, planned or not."""
         k = len(self.words)
-        self.words.append(int(value))
+        self.words.append(elements(value))
         self._fetches.append(f"w{k} = word(args, FIRST + {k})")
         return f"w{k}"
 

@@ -1,4 +1,7 @@
-"""Where values live while a schedule is made: inputs, constants, results and temporaries."""
+"""Where values live while a schedule is made: inputs, constants, results and temporaries.
+
+A fused graph has the sizes that are planned with; here they become those in memory (see `batch`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import Type
+from .batch import elements, layout_in_memory, type_in_memory
 from .emit import Emitter
 from .fuse import Fusion
 from .program import Buffer, Layout, dense
@@ -26,8 +31,9 @@ class Storage:
         self._places: dict[int, Layout] = {}
         self.copies: list[tuple[int, Layout]] = []
         for i, spec in enumerate(fusion.graph.inputs):
-            emit.buffers.append(Buffer("input", spec.type.nbytes, index=i))
-            self._places[i] = dense(len(emit.buffers) - 1, spec.type)
+            type = type_in_memory(spec.type)
+            emit.buffers.append(Buffer("input", type.nbytes, index=i))
+            self._places[i] = dense(len(emit.buffers) - 1, type)
         for k, (_, id) in enumerate(fusion.graph.outputs):
             self._output(k, id)
 
@@ -35,17 +41,18 @@ class Storage:
         """Let output `k` be the memory of its value where that can be, else a copy to be made."""
         layout = self.fusion.layouts[id]
         root = layout.buffer
-        type = layout.type
+        type = type_in_memory(layout.type)
         self._emit.buffers.append(Buffer("output", type.nbytes, index=k))
         place = dense(len(self._emit.buffers) - 1, type)
-        whole = layout.is_dense and not layout.offset and type.size == self._type(root).size
+        whole = layout.is_dense and not layout.offset
+        whole = whole and layout.type.size == self.fusion.graph.type_of(root).size
         if whole and root in self.fusion.group_of and root not in self._places:
             self._places[root] = dense(place.buffer, self._type(root))
         else:
             self.copies.append((id, place))
 
-    def _type(self, root: int) -> Any:
-        return self.fusion.graph.type_of(root)
+    def _type(self, root: int) -> Type:
+        return type_in_memory(self.fusion.graph.type_of(root))
 
     def place(self, root: int) -> Layout:
         """The dense memory of a real value, an input or a constant."""
@@ -54,11 +61,11 @@ class Storage:
             node = self.fusion.node(root)
             assert node is not None
             if node.op.name == "const":
-                found = dense(self._emit.const(node.op.value.array), node.type)
+                found = dense(self._emit.const(node.op.value.array), self._type(root))
             elif node.op.name == "iota":
-                found = dense(self._emit.const(node.op.numpy()), node.type)
+                found = dense(self._emit.const(node.op.numpy()), self._type(root))
             else:
-                found = self._emit.value(node.type)
+                found = self._emit.value(self._type(root))
             self._places[root] = found
         return found
 
@@ -72,14 +79,15 @@ class Storage:
                 return self.place(view.buffer)
             # A view of an iota runs over its coordinate, not over its elements.
             axis = node.op.axis % node.type.rank
-            line = dense(self._line(node, axis), node.type.with_shape((node.type.shape[axis],)))
-            return replace(view, buffer=line.buffer)
+            return replace(layout_in_memory(view), buffer=self._line(node, axis))
         return self.at(view)
 
     def _line(self, node: Any, axis: int) -> int:
-        return self._emit.const(np.arange(node.type.shape[axis], dtype=node.type.dtype))
+        size = elements(node.type.shape[axis])
+        return self._emit.const(np.arange(size, dtype=node.type.dtype))
 
     def at(self, view: Layout) -> Layout:
         """A layout by value as a layout by buffer."""
         place = self.place(view.buffer)
-        return replace(view, buffer=place.buffer, offset=view.offset + place.offset)
+        found = layout_in_memory(view)
+        return replace(found, buffer=place.buffer, offset=found.offset + place.offset)

@@ -281,7 +281,8 @@ class CrossEntropy(Composite, inputs=("logits", "labels")):
         if self.reduction == "none":
             return ReduceSum(-1)(picked)
         total = ReduceSum()(picked)
-        return total if self.reduction == "sum" else total / float(labels.type.size)
+        alone = self.reduction == "sum" or not labels.rank
+        return total if alone else total / float(labels.type.size)
 
 
 def _number(like: Value, number: float) -> Value:

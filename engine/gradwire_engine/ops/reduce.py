@@ -159,7 +159,8 @@ class ReduceMean(Reduction, Composite, inputs=("x",), graphm="reduceMean"):
 
     def expand(self, x: Value) -> Value:
         # A division, not a product with 1/count, so that the mean of equal numbers is that number.
-        return ReduceSum(self.axis, self.keepdims)(x) / float(self.count(x.type))
+        total = ReduceSum(self.axis, self.keepdims)(x)
+        return total / float(self.count(x.type)) if self.axes(x.rank) else total
 
 
 class Extreme(PrimitiveReduction):

@@ -1,8 +1,9 @@
 """Simplification by identities that hold for every float, NaN, infinity and signed zero included.
 
 So there is no x*0 -> 0, no x-x -> 0, no x/x -> 1, no x+0 -> x (it would keep a -0.0) and no
-reassociation. A named node is left as it is: its name is somebody's handle. `scale` by 1 stays too:
-graphs that differ in their factors only shall be one graph to the compiler.
+reassociation. A named node is left as it is: its name is somebody's handle. `scale` and `div` by 1
+stay too: graphs that differ in their factors only, or in what a mean is taken over, shall be one
+graph to the compiler.
 """
 
 from __future__ import annotations
@@ -97,10 +98,6 @@ def _mul(op: Any, operands: Sequence[Value]) -> Value | None:
     return b if known_number(a) == 1.0 else None
 
 
-def _div(op: Any, operands: Sequence[Value]) -> Value | None:
-    return operands[0] if known_number(operands[1]) == 1.0 else None
-
-
 def _where(op: Any, operands: Sequence[Value]) -> Value | None:
     return operands[1] if operands[1].id == operands[2].id else None
 
@@ -117,7 +114,6 @@ def _reduce(op: Any, operands: Sequence[Value]) -> Value | None:
 RULES: dict[type, Identity] = {
     elementwise.Neg: _neg,
     elementwise.Mul: _mul,
-    elementwise.Div: _div,
     logic.Where: _where,
     elementwise.Cast: _same_shape,
     elementwise.Detach: _detach,

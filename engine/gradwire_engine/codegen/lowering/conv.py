@@ -47,15 +47,17 @@ _MULTIPLY_ADDS = {"float32": 30.0, "float64": 15.0}
 """About how many a thread does in a nanosecond."""
 
 
+_MAKERS = ("make_product", "make_weights")
+
+
 def _kernel(maker: str, dtype: str) -> Kernel:
-    text = f"from {_MODULE} import {maker}\n\nkernel = {maker}({dtype!r})\n"
-    return Kernel(text, title=f"conv_general, {maker.removeprefix('make_')} {dtype}")
+    kin = tuple(f"from {_MODULE} import {m}\n\nkernel = {m}({dtype!r})\n" for m in _MAKERS)
+    title = f"conv_general, {maker.removeprefix('make_')} {dtype}"
+    return Kernel(kin[_MAKERS.index(maker)], title, kin)
 
 
 _KERNELS = {
-    (maker, dtype): _kernel(maker, dtype)
-    for maker in ("make_product", "make_weights")
-    for dtype in ("float32", "float64")
+    (maker, dtype): _kernel(maker, dtype) for maker in _MAKERS for dtype in ("float32", "float64")
 }
 
 

@@ -113,6 +113,24 @@ def lower_dot(
     return True
 
 
+_MADE = (
+    "make_dots({}, 4)",
+    "make_dots({}, 1)",
+    "make_sums({})",
+    "make_combine({})",
+    "make_gemm({})",
+)
+"""How kernels are made, for a dtype. Which of them a product takes depends on its sizes."""
+
+
+def _source(made: str, dtype: str) -> str:
+    """The text of a kernel."""
+    name = made.partition("(")[0]
+    module = "gemm" if name == "make_gemm" else "matvec"
+    call = made.format(f'"{dtype}"')
+    return f"from gradwire_engine.codegen.kernels.{module} import {name}\nkernel = {call}\n"
+
+
 def _table(axes: Sequence[Axis]) -> list[int]:
     """Axes as words."""
     return [len(axes), *(word for x in axes for word in (x.size, x.a, x.b, x.c))]
@@ -160,7 +178,6 @@ class _Work:
 
     def call(
         self,
-        module: str,
         made: str,
         operands: Sequence[Operand],
         words: Sequence[int | float],
@@ -169,10 +186,10 @@ class _Work:
         chunks: int,
         writes: Sequence[int],
     ) -> None:
-        """Append a call of the kernel that `made`, a call of a function of `module`, gives."""
-        name = made.partition("(")[0]
-        text = f"from gradwire_engine.codegen.kernels.{module} import {name}\nkernel = {made}\n"
-        kernel = Kernel(text, title=f"{name} {self.dtype}")
+        """Append a call of the kernel that is `made` so, one of `_MADE`."""
+        kin = tuple(_source(other, self.dtype) for other in _MADE)
+        title = f"{made.partition('(')[0]} {self.dtype}"
+        kernel = Kernel(kin[_MADE.index(made)], title, kin)
         self.emit.call(kernel, operands, words, count=count, chunks=chunks, writes=writes)
 
     def multiply(self, p: Product) -> None:
@@ -194,8 +211,7 @@ class _Work:
             return
         size = slices * p.rows.size * p.columns.size
         self.call(
-            "matvec",
-            f'make_combine("{self.dtype}")',
+            "make_combine({})",
             [sums.place, self.c],
             [
                 *(slices, p.rows.size, p.columns.size, p.rows.c, p.columns.c),
@@ -225,10 +241,10 @@ class _Work:
             if p.depth.b != 1:
                 return rows >= WORTH_COPY and self.with_dense_vectors(p)
             unit = 4 if rows >= 4 else 1
-            largest, step, made = DOTS_AT_ONCE, p.rows.a, f'make_dots("{self.dtype}", {unit})'
+            largest, step, made = DOTS_AT_ONCE, p.rows.a, f"make_dots({{}}, {unit})"
         elif summed and (columns <= most or (depth <= SHALLOW and rows >= line)):
             unit, largest = line, SUMS_BYTES // self.item
-            step, made = p.depth.a, f'make_sums("{self.dtype}")'
+            step, made = p.depth.a, "make_sums({})"
         else:
             return False
         nbytes = p.count * rows * max(depth, columns) * self.item
@@ -243,7 +259,6 @@ class _Work:
         sums = self.sums(p, slices)
         tasks = p.count * slices * math.ceil(rows / length) * shares
         self.call(
-            "matvec",
             made,
             [self.a, self.b, sums.place],
             [
@@ -309,8 +324,7 @@ class _Work:
         scratch = elements * self.item + SLACK_BYTES
         sums = self.sums(p, slices)
         self.call(
-            "gemm",
-            f'make_gemm("{self.dtype}")',
+            "make_gemm({})",
             [self.a, self.b, sums.place, Operand(self.emit.scratch(chunks * scratch))],
             [
                 *(rows, columns, depth),
