@@ -130,7 +130,6 @@ class Programs:
     def after_fork(self) -> None:
         """Begin anew: the thread is the parent's."""
         self._lane = Lane("gradwire-programs", WAITING)
-        self._foreseen: set[str] = set()
 
     def request(self, make: Callable[[], Schedule]) -> Upgrade:
         """A program for the schedule that `make` makes, which is called on another thread."""
@@ -175,16 +174,9 @@ class Programs:
             drive, team = _SHARED.machine(codes, self.threads)
             addresses = {digest: code.address for digest, code in codes.items()}
             upgrade.finish(Native(schedule, addresses, drive, team, tuple(codes.values())))
-        if upgrade.native is not None:
-            self._foresee(schedule)
-
-    def _foresee(self, schedule: Schedule) -> None:
-        """Have kernels compiled that the same graph takes at other sizes."""
-        kernels = (step.kernel for step in schedule.steps if isinstance(step, Call))
-        texts = dict.fromkeys(text for kernel in kernels for text in kernel.kin)
-        new = [text for text in texts if text not in self._foreseen]
-        self._foreseen.update(new)
-        self.compiler.request(Kernel(text) for text in new)
+        self.compiler.foresee(
+            Kernel(text) for s in schedule.steps if isinstance(s, Call) for text in s.kernel.kin
+        )
 
 
 @contextmanager
