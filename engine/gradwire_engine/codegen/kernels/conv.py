@@ -44,6 +44,7 @@ from ..lowering.conv_blocks import (
     PITCH,
     RANK,
     ROWS,
+    RUN_CELLS,
     SCRATCH,
     SIZE,
     STEP,
@@ -271,9 +272,20 @@ def make_product(dtype: str) -> Any:
             while f < end:
                 height = least(ROWS, end - f)
                 weights = w + (group * word(args, W_GROUP) + f * w_pitch) * item
-                depth = word(args, CHANNELS) * word(args, CELLS)
+                run = word(args, RUN_CELLS)
+                depth = divide(word(args, CHANNELS) * word(args, CELLS), run)
                 products(
-                    scratch, starts, vectors, table, depth, weights, w_pitch, panel, pitch, height
+                    scratch,
+                    starts,
+                    vectors,
+                    table,
+                    depth,
+                    run,
+                    weights,
+                    w_pitch,
+                    panel,
+                    pitch,
+                    height,
                 )
                 for i in range(height):
                     goal = y + (group * word(args, Y_GROUP) + (f + i) * y_pitch) * item

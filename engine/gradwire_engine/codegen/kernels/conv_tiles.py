@@ -3,13 +3,18 @@
 Both loops read the signal through offsets in a table, so that kernel size, dilation and rank are
 data and not code. `make_products` multiplies places by weights, `make_sums` sums products of
 places; a block of 4 x 3 vectors keeps both multipliers of a core with 16 vector registers busy,
-because it loads 7 vectors or scalars for 12 multiply-adds. With fewer rows a block is made wider
-instead, and what a row of blocks leaves over is done by narrower ones.
+because it loads 7 vectors or scalars for 12 multiply-adds. Where three cells lie next to each other
+in signal and weights, as those of a row of a 3 x 3 kernel do, `make_products` takes them together:
+looking up each in the table would make a sixth more loads, and loads are what is short next. With
+fewer rows a block is made wider instead, and what a row of blocks leaves over is done by narrower
+ones.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,25 +23,33 @@ from numba import types
 from numba.extending import intrinsic
 
 from ...ir import ITEMSIZE
-from ..lowering.conv_blocks import WIDTHS
+from ..lowering.conv_blocks import RUN, WIDTHS
 from ..prelude import JIT, word
 from .vectors import I32, I64, Vectors, lanes, view
 
 
 def make_products(dtype: str) -> Any:
-    """``products(x, starts, vectors, table, depth, w, w_pitch, out, out_pitch, rows)``.
+    """``products(x, starts, vectors, table, depth, run, w, w_pitch, out, out_pitch, rows)``.
 
     For row r of at most 4, vector v and lane l, in elements:
 
         out[r * out_pitch + v * lanes + l] =
-            sum over k < depth of w[r * w_pitch + table[2k + 1]] * x[starts[v] + table[2k] + l]
+            sum over k < depth and j < run of
+                w[r * w_pitch + table[2k + 1] + j] * x[starts[v] + table[2k] + j + l]
+
+    where run is 1 or `RUN`.
     """
     if not JIT:
         return _plain_products(dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x, starts, vectors, table, depth, w, w_pitch, out, out_pitch, rows = args
+        x, starts, vectors, table, depth, run, w, w_pitch, out, out_pitch, rows = args
         v = Vectors(builder, dtype)
+        single = builder.icmp_signed("==", run, I64(1))
+        counts = {
+            1: builder.select(single, depth, I64(0)),
+            RUN: builder.select(single, I64(0), depth),
+        }
         signal, first = v.pointer(x), _words(builder, table)
 
         def block(height: int, width: int) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -45,19 +58,25 @@ def make_products(dtype: str) -> Any:
                 places = [v.at(signal, _word(builder, begin, c)) for c in range(width)]
                 weights = _apart(v, w, w_pitch, height)
 
-                def step(state: Sequence[Any]) -> list[Any]:
+                def step(state: Sequence[Any], cells: int) -> list[Any]:
                     entry, *sums = state
                     at, by = _word(builder, entry, 0), _word(builder, entry, 1)
-                    sums = _multiply_add(
-                        v,
-                        sums,
-                        width,
-                        (v.splat(builder.load(v.at(p, by))) for p in weights),
-                        (v.load(v.at(p, at)) for p in places),
-                    )
+                    left = [v.at(p, by) for p in weights]
+                    right = [v.at(p, at) for p in places]
+                    for j in map(I64, range(cells)):
+                        sums = _multiply_add(
+                            v,
+                            sums,
+                            width,
+                            (v.splat(builder.load(v.at(p, j))) for p in left),
+                            (v.load(v.at(p, j)) for p in right),
+                        )
                     return [_past(builder, entry, 2), *sums]
 
-                _, *sums = v.repeat(depth, [first, *[v.zero] * (height * width)], step)
+                found: Sequence[Any] = [first, *[v.zero] * (height * width)]
+                for cells, count in counts.items():
+                    found = v.repeat(count, found, partial(step, cells=cells))
+                _, *sums = found
                 for i, total in enumerate(sums):
                     row = v.at(target, builder.mul(out_pitch, I64(i // width)))
                     v.store(total, v.at(row, I64(i % width * v.lanes)))
@@ -75,13 +94,14 @@ def make_products(dtype: str) -> Any:
         vectors: Any,
         table: Any,
         depth: Any,
+        run: Any,
         w: Any,
         w_pitch: Any,
         out: Any,
         out_pitch: Any,
         rows: Any,
     ) -> Any:
-        return types.void(*[types.intp] * 10), codegen
+        return types.void(*[types.intp] * 11), codegen
 
     return intrinsic(products)
 
@@ -265,6 +285,7 @@ def _plain_products(dtype: str) -> Any:
         vectors: int,
         table: int,
         depth: int,
+        run: int,
         w: int,
         w_pitch: int,
         out: int,
@@ -272,8 +293,8 @@ def _plain_products(dtype: str) -> Any:
         rows: int,
     ) -> None:
         totals = np.zeros((rows, vectors, size), dtype)
-        for k in range(depth):
-            at, by = word(table, 2 * k), word(table, 2 * k + 1)
+        for k, j in itertools.product(range(depth), range(run)):
+            at, by = word(table, 2 * k) + j, word(table, 2 * k + 1) + j
             weights = view(w + by * item, dtype, (rows, 1), (w_pitch, 1))
             for v in range(vectors):
                 place = x + (word(starts, v) + at) * item

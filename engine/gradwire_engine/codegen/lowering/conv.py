@@ -259,7 +259,7 @@ def _emit(emit: Emitter, way: _Way, cut: Cut) -> None:
     nanoseconds = 20_000 + problem.work / _MULTIPLY_ADDS[problem.dtype]
     chunks = chunks_for(cut.iterations, nanoseconds, emit.threads)
     words = cut.words(way.panels)
-    table = Operand(emit.const(cut.table()))
+    table = Operand(emit.const(cut.table(cut.run if way.maker == "make_product" else 1)))
     scratch = Operand(emit.scratch(chunks * words[SCRATCH - RANK]))
     emit.call(
         _KERNELS[way.maker, problem.dtype],

@@ -21,6 +21,9 @@ ROWS = 4
 WIDTHS = {4: (3, 2), 3: (4, 2), 2: (6, 2), 1: (8, 3)}
 """How wide blocks of so many filters are, in vectors or cells; what is left is done one by one."""
 
+RUN = 3
+"""Cells that are taken together where they lie next to each other in signal and weights."""
+
 LANES = {"float32": 8, "float64": 4}
 """Vector lanes that plans reckon with; kernels have those of the machine, at most twice as many."""
 
@@ -35,6 +38,7 @@ LINE_BYTES = 64
     CHANNELS,
     FILTERS,
     CELLS,
+    RUN_CELLS,
     X_GROUP,
     X_CHANNEL,
     W_GROUP,
@@ -53,13 +57,14 @@ LINE_BYTES = 64
     PANEL_AT,
     TABLES_AT,
     AXIS,
-) = range(10, 33)
+) = range(10, 34)
 """Words after the operands x, w, y, table and scratch.
 
-The number of axes and the sizes, CELLS of the kernel of one channel; strides in elements; into how
-many slices filters and channels are cut for chunks, and the places into tiles. Of the scratch
-memory: elements from one channel to the next, of a line of neighbouring outputs and how many lines,
-rows of signal and of outputs; bytes in all, and where the panel and the tables begin.
+The number of axes and the sizes, CELLS of the kernel of one channel, of which each entry of the
+table of `make_product` stands for RUN_CELLS; strides in elements; into how many slices filters and
+channels are cut for chunks, and the places into tiles. Of the scratch memory: elements from one
+channel to the next, of a line of neighbouring outputs and how many lines, rows of signal and of
+outputs; bytes in all, and where the panel and the tables begin.
 """
 
 (
@@ -321,6 +326,7 @@ class Cut:
             p.channels,
             p.filters,
             p.cells,
+            self.run,
             p.x.group,
             p.x.each,
             p.w.group,
@@ -361,8 +367,18 @@ class Cut:
             ]
         return head
 
-    def table(self) -> np.ndarray[Any, Any]:
-        """For every channel and cell, its element in the scratch memory and in w: int64 [*, 2]."""
+    @property
+    def run(self) -> int:
+        """How many cells an entry of the table stands for: `RUN`, or 1."""
+        inner = self.tiling.axes[-1]
+        beside = inner.stride == inner.dilation == inner.w == 1
+        return RUN if beside and inner.cells % RUN == 0 < inner.cells else 1
+
+    def table(self, run: int = 1) -> np.ndarray[Any, Any]:
+        """For every channel and cell, its element in the scratch memory and in w: int64 [*, 2].
+
+        Only the first of each `run` cells, which follow one another.
+        """
         t, p = self.tiling, self.tiling.problem
         steps, phases, _ = t.steps
         channels = np.arange(p.channels, dtype=np.int64)
@@ -372,7 +388,7 @@ class Cut:
             place = cells * axis.dilation
             held = place // axis.stride * step + place % axis.stride * phase
             entries = entries[..., None, :] + np.stack([held, cells * axis.w], axis=-1)
-        return entries.reshape(-1, 2)
+        return entries.reshape(-1, 2)[::run]
 
 
 def _whole(nbytes: int) -> int:
