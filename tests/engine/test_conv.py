@@ -231,10 +231,13 @@ def test_workspace_is_what_it_takes(
 ) -> None:
     x, w = np.ones(x_shape, np.float32), np.ones(w_shape, np.float32)
     op = ConvGeneral.parse(attrs)
-    tracemalloc.start()
-    y = op.numpy(x, w)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    peaks = []
+    for _ in range(3):  # other threads of the process may be at work, too
+        tracemalloc.start()
+        y = op.numpy(x, w)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    peak = min(peaks)
     promised = op.workspace(type_of(x), type_of(w))
     assert peak <= 1.1 * (y.nbytes + promised) + w.nbytes + 64 * 1024
     assert promised <= 3 * max(peak, y.nbytes)

@@ -49,7 +49,10 @@ SETTING = [
 ]
 """Makes the session that the others are about, anew."""
 
-_NAMES = {"sid": "example", "ref": "target", "op": "tanh", "name": "tensor"}
+_NAMES = {
+    **{"sid": "example", "ref": "target", "op": "tanh"},
+    **{"name": "tensor", "error": "shape-mismatch"},
+}
 
 
 def requests() -> list[Request]:
