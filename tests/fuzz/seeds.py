@@ -50,8 +50,11 @@ SETTING = [
 """Makes the session that the others are about, anew."""
 
 _NAMES = {
-    **{"sid": "example", "ref": "target", "op": "tanh"},
-    **{"name": "tensor", "error": "shape-mismatch"},
+    "sid": "example",
+    "ref": "target",
+    "op": "tanh",
+    "name": "tensor",
+    "error": "shape-mismatch",
 }
 
 
