@@ -645,14 +645,16 @@ def test_a_group_takes_as_many_statements_as_one_append(tmp_path: Path) -> None:
 
 
 def test_a_write_waits_for_another_process_and_not_for_ever(tmp_path: Path) -> None:
-    with closing(SqliteStore(tmp_path, patience=0.3)) as store:
-        row = made(store)
-        with closing(sqlite3.connect(tmp_path / "gradwire.sqlite3")) as other:
-            other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(Overloaded, match="another process"):
-                append(store, row, entries("a"))
-            line = Line(0)
-            waiting = store.append(Append(row.number, 0, entries("a"), now(), None, line))
-            other.execute("COMMIT")
-            waiting.result(30)
-        assert store.entries(found(store), 0, 9) == [b"a"]
+    with (
+        closing(SqliteStore(tmp_path)) as patient,
+        closing(SqliteStore(tmp_path, patience=0.1)) as hasty,
+        closing(sqlite3.connect(tmp_path / "gradwire.sqlite3")) as other,
+    ):
+        row = made(patient)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Overloaded, match="another process"):
+            append(hasty, row, entries("a"))
+        waiting = patient.append(Append(row.number, 0, entries("a"), now(), None, Line(0)))
+        other.execute("COMMIT")
+        waiting.result(30)
+        assert patient.entries(found(patient), 0, 9) == [b"a"]
