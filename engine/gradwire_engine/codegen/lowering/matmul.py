@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from ...ir import ITEMSIZE
 from ...ops.linalg import DotGeneral
@@ -131,6 +132,13 @@ def _source(made: str, dtype: str) -> str:
     return f"from gradwire_engine.codegen.kernels.{module} import {name}\nkernel = {call}\n"
 
 
+@cache
+def _kernel(made: str, dtype: str) -> Kernel:
+    """The kernel that is `made` so, one of `_MADE`."""
+    kin = tuple(_source(other, dtype) for other in _MADE)
+    return Kernel(_source(made, dtype), f"{made.partition('(')[0]} {dtype}", kin)
+
+
 def _table(axes: Sequence[Axis]) -> list[int]:
     """Axes as words."""
     return [len(axes), *(word for x in axes for word in (x.size, x.a, x.b, x.c))]
@@ -187,9 +195,7 @@ class _Work:
         writes: Sequence[int],
     ) -> None:
         """Append a call of the kernel that is `made` so, one of `_MADE`."""
-        kin = tuple(_source(other, self.dtype) for other in _MADE)
-        title = f"{made.partition('(')[0]} {self.dtype}"
-        kernel = Kernel(kin[_MADE.index(made)], title, kin)
+        kernel = _kernel(made, self.dtype)
         self.emit.call(kernel, operands, words, count=count, chunks=chunks, writes=writes)
 
     def multiply(self, p: Product) -> None:
