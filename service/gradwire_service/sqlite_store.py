@@ -38,7 +38,7 @@ from .store import (
     SessionRow,
 )
 
-__all__ = ["SqliteStore", "connect", "translated"]
+__all__ = ["SqliteStore", "connect", "transaction", "translated"]
 
 SCHEMA_VERSION = 1
 
@@ -162,7 +162,7 @@ class SqliteStore:
         self._sql.execute("PRAGMA journal_mode = WAL")
         self._sql.execute("PRAGMA synchronous = FULL")
         self._sql.execute("PRAGMA foreign_keys = ON")
-        self._sql.execute("PRAGMA busy_timeout = 0")  # `_begin` waits
+        self._sql.execute("PRAGMA busy_timeout = 0")  # `transaction` waits
         if max_bytes is not None:
             page: int = self._sql.execute("PRAGMA page_size").fetchone()[0]
             self._sql.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page)}")
@@ -212,32 +212,8 @@ class SqliteStore:
     @contextmanager
     def _write(self) -> Iterator[None]:
         """A transaction that holds the file's write lock from its start; durable at its end."""
-        with self._lock, translated():
-            self._begin()
-            try:
-                yield
-                self._sql.execute("COMMIT")
-            except BaseException:
-                if self._sql.in_transaction:
-                    self._sql.execute("ROLLBACK")
-                raise
-
-    def _begin(self) -> None:
-        """Begin a transaction with the file's write lock, waiting while another process has it.
-
-        SQLite's own waiting sleeps up to a tenth of a second at a time, in which two other
-        processes may hand the lock to each other many times over.
-        """
-        began = time.monotonic()
-        while True:
-            try:
-                self._sql.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                waited = time.monotonic() - began
-                if error.sqlite_errorname != "SQLITE_BUSY" or waited > self._patience:
-                    raise
-            time.sleep(min(_LOOK + waited / 20, _LOOK_LATE))
+        with self._lock, translated(), transaction(self._sql, self._patience):
+            yield
 
     def _rows(self, statement: str, *values: Any) -> list[Any]:
         with self._read_lock, translated():
@@ -654,6 +630,41 @@ def connect(path: str, patience: float) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=512,
     )
+
+
+@contextmanager
+def transaction(sql: sqlite3.Connection, patience: float) -> Iterator[None]:
+    """A transaction that holds the file's write lock from its start; durable at its end.
+
+    For a connection whose `busy_timeout` is 0: another process's write is waited for here, for
+    `patience` seconds.
+    """
+    _begin(sql, patience)
+    try:
+        yield
+        sql.execute("COMMIT")
+    except BaseException:
+        if sql.in_transaction:
+            sql.execute("ROLLBACK")
+        raise
+
+
+def _begin(sql: sqlite3.Connection, patience: float) -> None:
+    """Take the write lock, waiting while another process has it.
+
+    SQLite's own waiting sleeps up to a tenth of a second at a time, in which two other processes
+    may hand the lock to each other many times over.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            sql.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            waited = time.monotonic() - began
+            if error.sqlite_errorname != "SQLITE_BUSY" or waited > patience:
+                raise
+        time.sleep(min(_LOOK + waited / 20, _LOOK_LATE))
 
 
 @contextmanager

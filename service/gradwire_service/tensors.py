@@ -25,7 +25,7 @@ from gradwire_engine.errors import InvalidName, QuotaExceeded
 
 from .errors import Overloaded, TensorNotFound, UnknownTensor, close_matches
 from .files import LEFTOVER_AGE, make_directory, map_array, write_files, written_at
-from .sqlite_store import connect, translated
+from .sqlite_store import connect, transaction, translated
 from .store import now
 
 __all__ = ["TensorRow", "Tensors", "tensor_name"]
@@ -126,12 +126,14 @@ class Tensors:
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._durable = durable
+        self._patience = patience
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
         index = str(directory / "tensors.sqlite3")
         self._writer = connect(index, patience)
         self._writer.execute("PRAGMA journal_mode = WAL")
         self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        self._writer.execute("PRAGMA busy_timeout = 0")  # `transaction` waits
         with self._write():
             for statement in _TABLES.split(";"):
                 self._writer.execute(statement)
@@ -259,15 +261,8 @@ class Tensors:
     @contextmanager
     def _write(self) -> Iterator[None]:
         """A transaction that holds the index's write lock from its start."""
-        with self._write_lock, translated():
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+        with self._write_lock, translated(), transaction(self._writer, self._patience):
+            yield
 
     def _commit(
         self, owner: str, arrays: Mapping[str, Array], files: Mapping[str, str], check: Check
