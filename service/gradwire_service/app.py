@@ -130,6 +130,7 @@ def create_app(
         for chore in chores:
             chore.cancel()
         await asyncio.wait(chores)
+        service.sight.settle()
         await anyio.to_thread.run_sync(_close, service)
 
     return _App(chosen, routes=list(ROUTES), lifespan=lifespan)
@@ -309,7 +310,6 @@ class Guard:
             await _refuse(error, exchange, receive, tagged)
         finally:
             service.sight.report(exchange)
-            exchange.part()
 
 
 async def _refuse(error: Exception, exchange: Exchange, receive: Receive, send: Send) -> None:

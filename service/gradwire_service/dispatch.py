@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +168,7 @@ def _work(handler: Handler, call: Call, encoding: str | None, held: Held) -> Rep
             limit=settings.max_body_bytes,
             expansion=settings.max_expansion,
         )
-        call = replace(call, body=body)
+        call = call._replace(body=body)
     return handler(call)
 
 

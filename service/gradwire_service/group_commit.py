@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from .errors import Overloaded
-from .store import Append
+from .store import Append, Commit
 
 __all__ = ["GroupCommit", "Outcomes"]
 
@@ -45,55 +45,56 @@ class GroupCommit:
     def __init__(self, commit: Callable[[Sequence[Append]], Outcomes], *, room: int = 4096) -> None:
         self._commit = commit
         self._room = room
-        self._waiting: deque[tuple[Append, Future[None]]] = deque()
-        self._wake = threading.Condition()
+        self._waiting: SimpleQueue[tuple[Append, Commit] | None] = SimpleQueue()
+        self._closing = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="group-commit", daemon=True)
         self._thread.start()
 
-    def submit(self, append: Append) -> Future[None]:
+    def submit(self, append: Append) -> Commit:
         """See `Store.append`."""
-        future: Future[None] = Future()
-        with self._wake:
-            if self._closed or len(self._waiting) >= self._room:
-                raise Overloaded(reason=f"{len(self._waiting)} appends wait for the store")
-            self._waiting.append((append, future))
-            self._wake.notify()
-        return future
+        commit = Commit()
+        with self._closing:
+            waiting = self._waiting.qsize()
+            if self._closed or waiting >= self._room:
+                raise Overloaded(reason=f"{waiting} appends wait for the store")
+            self._waiting.put((append, commit))
+        return commit
 
     def close(self) -> None:
         """Commit what waits, and end the thread."""
-        with self._wake:
+        with self._closing:
             self._closed = True
-            self._wake.notify()
+            self._waiting.put(None)
         self._thread.join()
 
     # -- on the thread -----------------------------------------------------------------------------
 
     def _serve(self) -> None:
         crowded = False
-        while group := self._gather(crowded):
+        while first := self._waiting.get():
+            if crowded:
+                time.sleep(_MOMENT)
+            group = self._gather(first)
             crowded = len(group) >= _CROWD
             outcomes = self._outcomes([append for append, _ in group])
-            for (append, future), outcome in zip(group, outcomes, strict=True):
+            for (append, commit), outcome in zip(group, outcomes, strict=True):
                 if outcome is None:
                     append.line.settled = append.version + len(append.entries)
-                    future.set_result(None)
-                else:
-                    future.set_exception(outcome)
+                commit.settle(outcome)
 
-    def _gather(self, crowded: bool) -> list[tuple[Append, Future[None]]]:
-        """The appends of the next group; none when it is time to end."""
-        with self._wake:
-            self._wake.wait_for(lambda: self._waiting or self._closed)
-        if crowded:
-            time.sleep(_MOMENT)
-        group: list[tuple[Append, Future[None]]] = []
-        size = 0
-        with self._wake:
-            while self._waiting and len(group) < _GROUP and size < _GROUP_BYTES:
-                group.append(self._waiting.popleft())
-                size += group[-1][0].size
+    def _gather(self, first: tuple[Append, Commit]) -> list[tuple[Append, Commit]]:
+        """The appends of a group: the first one, and others that wait."""
+        group = [first]
+        size = first[0].size
+        with suppress(Empty):
+            while len(group) < _GROUP and size < _GROUP_BYTES:
+                found = self._waiting.get_nowait()
+                if found is None:  # the end, which is to be found again
+                    self._waiting.put(None)
+                    break
+                group.append(found)
+                size += found[0].size
         return group
 
     def _outcomes(self, group: Sequence[Append]) -> Outcomes:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -57,14 +58,13 @@ _PROMPT = 2**16
 and until then the answer counts as under way."""
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """A finished answer; `chunks` are sent one after the other and may be views of arrays."""
 
     status: int = 200
     media_type: str | None = None
     chunks: Sequence[bytes | memoryview] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
 
     async def send(self, send: Send) -> None:
         """Send it as one HTTP response."""
@@ -156,9 +156,12 @@ class Key:
     digest: str
 
 
-@dataclass(frozen=True)
-class Call:
-    """One request, complete, for a handler on a worker thread."""
+class Call(NamedTuple):
+    """One request, complete, for a handler on a worker thread.
+
+    A tuple, as `Reply` is: both are made for each request, and a frozen dataclass takes several
+    times as long to make.
+    """
 
     service: Service
     owner: str
@@ -316,7 +319,7 @@ class Call:
             document["stored"] = dict(stored)
         with self.watch.step("encode"):
             reply = self.reply(document, headers=headers, base64=base64)
-        return replace(reply, headers={**reply.headers, "Server-Timing": self.watch.header()})
+        return reply._replace(headers={**reply.headers, "Server-Timing": self.watch.header()})
 
 
 def _versions(text: str, *, weak: bool = False) -> frozenset[int] | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from .store import (
     CHECK_SECONDS,
     AlreadyDone,
     Append,
+    Commit,
     KeyRow,
     LogEntry,
     Moved,
@@ -332,7 +332,7 @@ class PostgresStore:
         )
         return [document for (document,) in rows]
 
-    def append(self, append: Append) -> Future[None]:
+    def append(self, append: Append) -> Commit:
         """See `Store.append`."""
         return self._appends.submit(append)
 

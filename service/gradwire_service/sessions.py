@@ -17,7 +17,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from itertools import count
@@ -60,6 +59,7 @@ from .requests import AppendRequest, CreateRequest, ForkRequest, Resident, Trans
 from .store import (
     AlreadyDone,
     Append,
+    Commit,
     Line,
     Moved,
     NewSession,
@@ -83,7 +83,7 @@ class Staged:
     """An append on its way to the disk; `document` is the answer once it is `committed`."""
 
     document: Document
-    committed: Future[None]
+    committed: Commit
 
 
 @dataclass
@@ -98,7 +98,7 @@ class _Copy:
     lock: threading.Lock = dataclass_field(default_factory=threading.Lock)
     builder: Builder | None = None
     line: Line = dataclass_field(default_factory=lambda: Line(0))
-    last: Future[None] | None = None
+    last: Commit | None = None
     graph: tuple[tuple[int, int], Graph] | None = None
     used: float = 0.0
     """When it was last known not to have expired, in seconds since the epoch."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import logging
+from collections import deque
 
 from .dispatch import Resource
 from .exchange import Exchange
@@ -12,20 +14,48 @@ from .tracing import Tracing
 
 __all__ = ["Sight"]
 
+_log = logging.getLogger("gradwire_service")
 
-@dataclass(frozen=True)
+
 class Sight:
-    """Where requests are reported; `tracing` is None where no collector is configured."""
+    """Where requests are reported, those that are done in one turn of the event loop together.
 
-    metrics: Metrics
-    tracing: Tracing | None
+    Telling of a request touches much code and memory that serving one does not, and the other way
+    round: one after the other, requests told of together take a fraction of the time.
+
+    Attributes:
+        metrics: Where they are counted.
+        tracing: None where no collector is configured.
+    """
+
+    def __init__(self, metrics: Metrics, tracing: Tracing | None) -> None:
+        self.metrics = metrics
+        self.tracing = tracing
+        self._done: deque[Exchange] = deque()
+        self._called = False
 
     def report(self, exchange: Exchange) -> None:
-        """Count, trace and log a request that is done, under the template of its path.
+        """A request is done, and is told of soon. To be called on the loop."""
+        exchange.end()
+        self._done.append(exchange)
+        if not self._called:
+            self._called = True
+            asyncio.get_running_loop().call_soon(self.settle)
+
+    def settle(self) -> None:
+        """Tell of every request that is done."""
+        self._called = False
+        while self._done:
+            try:
+                self._tell(self._done.popleft())
+            except Exception:  # the answer is out, and the next one is to be told of all the same
+                _log.exception("a request that was answered could not be told of")
+
+    def _tell(self, exchange: Exchange) -> None:
+        """Count, trace and log a request, under the template of its path.
 
         Ids, unknown paths and methods are no labels: there are as many as clients care to invent.
         """
-        exchange.end()
         served = exchange.scope.get("endpoint")
         probe = False
         if isinstance(served, Resource):
@@ -36,3 +66,4 @@ class Sight:
         self.metrics.observe(exchange)
         trace_id = "" if self.tracing is None else self.tracing.record(exchange)
         log_request(exchange, trace_id, probe)
+        exchange.part()

@@ -12,7 +12,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
@@ -29,6 +28,7 @@ from .group_commit import GroupCommit, Outcomes
 from .store import (
     AlreadyDone,
     Append,
+    Commit,
     KeyRow,
     LogEntry,
     Moved,
@@ -299,7 +299,7 @@ class SqliteStore:
         )
         return [found[0] for found in rows]
 
-    def append(self, append: Append) -> Future[None]:
+    def append(self, append: Append) -> Commit:
         """See `Store.append`."""
         return self._appends.submit(append)
 

@@ -8,9 +8,9 @@ graphs is the business of `sessions`.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ __all__ = [
     "CHECK_SECONDS",
     "AlreadyDone",
     "Append",
+    "Commit",
     "KeyRow",
     "Line",
     "LogEntry",
@@ -199,6 +200,66 @@ class Append:
         return reason
 
 
+class Commit:
+    """What becomes of an append that was begun.
+
+    It is `concurrent.futures.Future` as far as an append needs one. That one has a condition of its
+    own, which to make and to take costs a small append as much as to be read does; here whoever
+    blocks brings what to wait for.
+    """
+
+    __slots__ = ("_callback", "_done", "_refusal", "_waiter")
+
+    _lock: ClassVar = threading.Lock()
+
+    def __init__(self) -> None:
+        self._done = False
+        self._refusal: Exception | None = None
+        self._callback: Callable[[], None] | None = None
+        self._waiter: threading.Event | None = None
+
+    def settle(self, refusal: Exception | None) -> None:
+        """It is durable, or refused; to be called once."""
+        with self._lock:
+            self._refusal = refusal
+            self._done = True
+        if self._waiter is not None:
+            self._waiter.set()
+        if self._callback is not None:
+            self._callback()
+
+    def done(self) -> bool:
+        """Whether it was settled."""
+        return self._done
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Have one function called, on whatever thread settles it, or at once if it is settled."""
+        with self._lock:
+            if not self._done:
+                self._callback = callback
+                return
+        callback()
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        """Wait until it is done: None where it is durable, else why it is not.
+
+        Raises:
+            TimeoutError: It takes longer than so many seconds.
+        """
+        with self._lock:
+            if not self._done and self._waiter is None:
+                self._waiter = threading.Event()
+        if self._waiter is not None and not self._waiter.wait(timeout):
+            raise TimeoutError
+        return self._refusal
+
+    def result(self, timeout: float | None = None) -> None:
+        """As `exception`, raised."""
+        refusal = self.exception(timeout)
+        if refusal is not None:
+            raise refusal
+
+
 @dataclass(frozen=True)
 class KeyRow:
     """What is kept of an API key: never the key, but the SHA-256 of it, in hex.
@@ -259,14 +320,14 @@ class Store(Protocol):
     def entries(self, row: SessionRow, start: int, stop: int) -> list[bytes]:
         """Log entries `start` to `stop` (excluded), as far as they exist."""
 
-    def append(self, append: Append) -> Future[None]:
-        """Begin an append; it is durable when the future is done. This alone never blocks.
+    def append(self, append: Append) -> Commit:
+        """Begin an append; it is durable when the commit is done. This alone never blocks.
 
         Appends of one line are begun in the order of their versions.
 
         Raises:
-            Moved: (the future) The session is no longer at that version, or the line is broken.
-            AlreadyDone: (the future) The receipt's key has been committed.
+            Moved: (the commit) The session is no longer at that version, or the line is broken.
+            AlreadyDone: (the commit) The receipt's key has been committed.
             Overloaded: (at once) Too many appends wait.
         """
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gradwire_service.http import IfMatch, Key
 from gradwire_service.requests import AppendRequest, CreateRequest
 from gradwire_service.sessions import Sessions, Staged
 from gradwire_service.sqlite_store import SqliteStore
-from gradwire_service.store import AlreadyDone, Append, Line, LogEntry, Moved
+from gradwire_service.store import AlreadyDone, Append, Commit, Line, LogEntry, Moved
 
 # -- the thread that gathers -----------------------------------------------------------------------
 
@@ -157,6 +158,51 @@ def test_closing_commits_what_waits(disk: Disk) -> None:
     assert all(future.exception() is None for future in futures)
     with pytest.raises(Overloaded):
         group.submit(append())
+
+
+def test_whoever_waits_for_a_commit_learns_of_it() -> None:
+    commit = Commit()
+    called: list[str] = []
+    commit.when_done(lambda: called.append("before"))
+    with pytest.raises(TimeoutError):
+        commit.exception(0.01)
+    with ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(commit.exception, 30) for _ in range(4)]
+        assert not commit.done()
+        assert not called
+        refusal = Moved()
+        commit.settle(refusal)
+        assert [w.result(30) for w in waiting] == [refusal] * 4
+    commit.when_done(lambda: called.append("after"))
+    assert commit.done()
+    assert called == ["before", "after"]
+    with pytest.raises(Moved):
+        commit.result()
+
+
+def test_no_commit_is_missed_however_it_is_waited_for() -> None:
+    """Blocked threads and callbacks, while others settle what they wait for."""
+    commits = [Commit() for _ in range(5000)]
+    called: list[int] = []
+
+    def settle(first: int) -> None:
+        for k in range(first, len(commits), 2):
+            commits[k].settle(None)
+
+    def listen() -> None:
+        for k, commit in enumerate(commits):
+            commit.when_done(partial(called.append, k))
+
+    def wait() -> int:
+        return sum(commit.exception(30) is None for commit in commits)
+
+    with ThreadPoolExecutor(5) as threads:
+        waiting = [threads.submit(wait) for _ in range(2)]
+        others = [threads.submit(listen), *(threads.submit(settle, k) for k in range(2))]
+        assert [w.result(60) for w in waiting] == [5000, 5000]
+        for other in others:
+            other.result(60)
+    assert sorted(called) == list(range(5000))
 
 
 # -- sessions on top of it -------------------------------------------------------------------------
@@ -386,7 +432,7 @@ def test_who_loses_race_after_race_is_let_in_in_the_end(
     races: list[dict[str, Any]] = []
     begin = held.store.append
 
-    def always_late(append: Append) -> Future[None]:
+    def always_late(append: Append) -> Commit:
         races.append(theirs.append("local", "m", tanh(f"t{len(races)}"), None, None))
         return begin(append)
 
@@ -430,13 +476,13 @@ def test_staging_leaves_to_append_what_may_take_long(held: Held) -> None:
 
 def test_staging_does_not_wake_an_expired_session(held: Held) -> None:
     held.sessions._expiry._seconds = 1000.0
-    assert held.stage("a").committed.result(30) is None
+    held.stage("a").committed.result(30)
     copy = next(iter(held.sessions._copies.values()))
     copy.used -= 101.0
     request = ("local", "m", tanh("b"), None, None)
     assert held.sessions.stage(*request) is None, "the store has to be asked"
     held.sessions.append(*request)
-    assert held.stage("c").committed.result(30) is None
+    held.stage("c").committed.result(30)
 
 
 def test_many_writers_of_one_session_have_one_order(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from gradwire_service.local import LocalTransport
 from gradwire_service.requests import AppendRequest, CreateRequest
 from gradwire_service.sessions import Sessions
 from gradwire_service.sqlite_store import SqliteStore
-from gradwire_service.store import Append
+from gradwire_service.store import Append, Commit
 from tests.service.serving import Server, problem, without
 
 X = {"name": "x", "shape": [3]}
@@ -317,7 +316,7 @@ def test_a_lost_race_is_tried_again_on_what_the_winner_left(
     one.create("local", CreateRequest("m", (Input("x", Type((2,))),)), None)
     commit = here.append
 
-    def late(append: Append) -> Future[None]:
+    def late(append: Append) -> Commit:
         monkeypatch.setattr(here, "append", commit)  # once only
         two.append("local", "m", entry("x", name="first"), None, None)
         return commit(append)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -22,9 +23,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gradwire.wire import safetensors
 from gradwire_service.cli import main
+from gradwire_service.exchange import Exchange
 from gradwire_service.local import LocalTransport
 from gradwire_service.logs import JsonFormatter, TextFormatter
+from gradwire_service.metrics import Metrics
 from gradwire_service.settings import Settings
+from gradwire_service.sight import Sight
 from tests.service.serving import Server, problem
 
 X = {"inputs": {"x": [1.0, 2.0]}}
@@ -89,6 +93,32 @@ def test_a_request_is_a_line(telling: Server) -> None:
         "bytes_out": len(answer.content),
         "tier": "interpreted",
     }
+
+
+def test_requests_of_one_turn_are_told_of_together(caplog: pytest.LogCaptureFixture) -> None:
+    """Each of them, after the turn, whatever goes wrong with one."""
+    counted: list[Exchange] = []
+
+    class Counter(Metrics):
+        def observe(self, exchange: Exchange) -> None:
+            if exchange.request_id == "b":
+                raise OSError("no room")
+            counted.append(exchange)
+
+    async def turn(sight: Sight) -> None:
+        for exchange in exchanges:
+            sight.report(exchange)
+        assert counted == []
+        await asyncio.sleep(0)
+        assert counted == [exchanges[0], exchanges[2]]
+        sight.report(last)
+        await asyncio.sleep(0)
+
+    exchanges = [Exchange(id, {}) for id in "abc"]
+    last = Exchange("d", {})
+    asyncio.run(turn(Sight(Counter(), None)))
+    assert counted[2:] == [last]
+    assert "could not be told of" in caplog.text
 
 
 def test_a_refusal_has_its_code(telling: Server) -> None:

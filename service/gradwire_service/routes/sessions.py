@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -67,7 +68,7 @@ async def append_swiftly(call: Call) -> Reply | None:
     if staged is None:
         return None
     durable = asyncio.get_running_loop().create_future()
-    staged.committed.add_done_callback(lambda _: call.service.homecoming.announce(durable))
+    staged.committed.when_done(partial(call.service.homecoming.announce, durable))
     await durable
     try:
         staged.committed.result()
