@@ -76,26 +76,28 @@ TILES, DOTS, SUMS, TOTALS = range(len(WAYS))
 
 
 @inline
-def origin(args: int, first: int, index: int, side: int) -> int:
-    """Where an index of the axes from word `first` on lies, in A, B or C (side 0 to 2)."""
-    position = 0
-    for axis in range(word(args, first) - 1, -1, -1):
-        place = first + 1 + AXIS_WORDS * axis
+def origins(axes: int, index: int) -> tuple[int, int, int]:
+    """Where an index of the axes that a table begins with lies, in A, B and C."""
+    a = b = c = 0
+    for axis in range(word(axes, 0) - 1, -1, -1):
+        place = 1 + AXIS_WORDS * axis
         rest = 0
         if axis > 0:
-            rest = index // word(args, place)
-            index -= rest * word(args, place)
-        position += index * word(args, place + 1 + side)
+            rest = index // word(axes, place)
+            index -= rest * word(axes, place)
+        a += index * word(axes, place + 1)
+        b += index * word(axes, place + 2)
+        c += index * word(axes, place + 3)
         index = rest
-    return position
+    return a, b, c
 
 
 @inline
-def count(args: int, first: int) -> int:
-    """How many indices the axes from word `first` on have."""
+def count(axes: int) -> int:
+    """How many indices the axes that a table begins with have."""
     total = 1
-    for axis in range(word(args, first)):
-        total *= word(args, first + 1 + AXIS_WORDS * axis)
+    for axis in range(word(axes, 0)):
+        total *= word(axes, 1 + AXIS_WORDS * axis)
     return total
 
 
@@ -110,7 +112,6 @@ def piece(index: int, pieces: int, size: int, unit: int) -> tuple[int, int]:
 def make_product(dtype: str) -> Any:
     """The kernel; an iteration is a task, and the words are above."""
     number, item, lane = KINDS[dtype][0], ITEMSIZE[dtype], lanes(dtype)
-    panel = TILE_VECTORS * lane
     tile, narrow = make_tile(dtype, TILE_VECTORS), make_tile(dtype, 1)
     copy, turn, fetch = make_copy(dtype), make_turn(dtype), make_fetch(dtype)
     dots, sums, totals = make_dots(dtype), make_sums(dtype), make_totals(dtype)
@@ -133,6 +134,7 @@ def make_product(dtype: str) -> Any:
         add: int,
     ) -> None:
         """A block of C, by tiles; `padded`: a last panel of B may be read to its full width."""
+        panel = TILE_VECTORS * lane
         for j in range(0, columns, panel):
             width = min(panel, columns - j)
             strip = b + j // panel * b_panel * item
@@ -162,7 +164,9 @@ def make_product(dtype: str) -> Any:
         block_depth = word(args, BLOCK_DEPTH)
         pack_a, pack_b = word(args, PACK_A) != 0, word(args, PACK_B) != 0
         alpha = number(real(args, ALPHA))
-        inner_axes = OUTER + 1 + AXIS_WORDS * word(args, OUTER)
+        panel = TILE_VECTORS * lane
+        outer = args + 8 * OUTER
+        inner = outer + 8 * (1 + AXIS_WORDS * word(outer, 0))
         b_block = operand(frame, args, 3) + chunk * word(args, SCRATCH)
         b_block += -b_block % LINE_BYTES
         a_block = b_block
@@ -186,12 +190,17 @@ def make_product(dtype: str) -> Any:
             )
             rest = index // word(args, SLICES)
             part = index - rest * word(args, SLICES)
-            start, end = piece(part, word(args, SLICES), word(args, DEPTH), 1)
-            c_task = part * word(args, C_SLICE) + origin(args, OUTER, rest, 2)
+            depth = word(args, DEPTH)
+            start, end = (
+                part * depth // word(args, SLICES),
+                (part + 1) * depth // word(args, SLICES),
+            )
+            a_outer, b_outer, c_outer = origins(outer, rest)
+            c_task = part * word(args, C_SLICE) + c_outer
             add = word(args, ADD)
-            for inner in range(count(args, inner_axes)):
-                a_task = origin(args, OUTER, rest, 0) + origin(args, inner_axes, inner, 0)
-                b_task = origin(args, OUTER, rest, 1) + origin(args, inner_axes, inner, 1)
+            for i in range(count(inner)):
+                a_inner, b_inner, _ = origins(inner, i)
+                a_task, b_task = a_outer + a_inner, b_outer + b_inner
                 k = start
                 while k < end:
                     depth = min(block_depth, end - k)
