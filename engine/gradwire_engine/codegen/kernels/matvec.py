@@ -29,8 +29,11 @@ They are of `GROUP` rows with two vectors, or with two parts of one, or of eight
 BLOCK = 4096
 """Products that it adds before their sum is added to the others in float64."""
 
-STREAMS = (8, 4, 2, 1)
-"""Rows of the matrix that `make_sums` reads at a time: as many as there are."""
+STREAMS = (4, 2, 1)
+"""Rows of the matrix that `make_sums` reads at a time: as many as there are.
+
+Eight would not do: rows 4096 bytes apart, and that of the result, share eight places in cache.
+"""
 
 UNROLLED = 2
 """Vectors of them that it takes at a time."""
