@@ -61,7 +61,10 @@ def toolchain() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-_SOURCES = ("compile.py", "driver.py", "loader.py", "prelude.py", "words.py")
+_SOURCES = (
+    *("compile.py", "driver.py", "loader.py", "prelude.py", "words.py"),
+    *("lowering/conv_blocks.py", "lowering/products.py"),
+)
 
 
 def default_directory() -> Path:

@@ -2,10 +2,9 @@
 
 Compiling holds the interpreter for seconds, so it is never done in this process: subprocesses of
 low priority compile one kernel at a time (`worker.py`). One is started with the first kernel,
-another where more are waiting. When one has had nothing to do for a while it compiles what may be
-wanted next, and when there is nothing of that either it ends. A kernel that takes too long is given
-up and the subprocess killed; one that kills the subprocess is tried once more. What failed is
-remembered.
+another where more are waiting, and each ends when it has had nothing to do for a while. A kernel
+that takes too long is given up and the subprocess killed; one that kills the subprocess is tried
+once more. What failed is remembered.
 
 With Numba's JIT switched off there is nothing to compile: kernels are Python functions.
 """
@@ -41,7 +40,7 @@ SECONDS = 300.0
 """How long one kernel may take to compile: seconds of work, many times that on a busy machine."""
 
 IDLE_SECONDS = 30.0
-"""How long a subprocess waits for more to compile before it takes up what is foreseen, or ends."""
+"""How long a subprocess waits for more to compile before it ends."""
 
 WAITING = 4096
 """How many kernels may wait; beyond it the oldest are given up, to be asked for again."""
@@ -176,8 +175,7 @@ class Compiler:
         self._lock = threading.Lock()
         self._wanted: dict[str, Future[Entry]] = {}
         self._failed: dict[str, CompileError] = {}
-        self._foreseen: dict[str, Kernel | None] = {}  # by digest; None: requested
-        self._lane = Lane("gradwire-compiler", WAITING, IDLE_SECONDS, self._rest, self._width)
+        self._lane = Lane("gradwire-compiler", WAITING, IDLE_SECONDS, self._close, self._width)
         self._workers: dict[int, Worker] = {}  # by the thread of the lane that talks to it
         self._ended = False
 
@@ -212,12 +210,6 @@ class Compiler:
         )
         return futures
 
-    def foresee(self, kernels: Iterable[Kernel]) -> None:
-        """Kernels that may be requested next: the first subprocess that is idle compiles them."""
-        with self._lock:
-            for kernel in kernels:
-                self._foreseen.setdefault(kernel.digest, kernel)
-
     @property
     def pids(self) -> list[int]:
         """The subprocesses that are running."""
@@ -244,16 +236,6 @@ class Compiler:
             worker = self._workers.pop(thread or threading.get_ident(), None)
         if worker is not None:
             worker.close()
-
-    def _rest(self) -> None:
-        """A thread has waited in vain: give it what is foreseen, or end its subprocess."""
-        with self._lock:
-            coming = [kernel for kernel in self._foreseen.values() if kernel is not None]
-            self._foreseen.update(dict.fromkeys(self._foreseen))
-        if coming:
-            self.request(coming)
-        else:
-            self._close()
 
     def _serve(self, kernel: Kernel, future: Future[Entry]) -> None:
         """Compile one kernel, on a thread of the lane."""

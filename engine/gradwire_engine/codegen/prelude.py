@@ -195,13 +195,18 @@ fetch_write = _fetch_write if JIT else _python_fetch
 # -- arguments -------------------------------------------------------------------------------------
 
 
+def _entry(builder: Any, address: Any, position: Any, llvm_type: Any = _I64) -> Any:
+    """The entry of a table that does not change while a kernel runs."""
+    base = builder.inttoptr(address, llvm_type.as_pointer())
+    result = builder.load(builder.gep(base, [position], inbounds=True), align=8)
+    result.set_metadata("invariant.load", builder.module.add_metadata([]))
+    return result
+
+
 @intrinsic
 def _word(typingctx: Any, address: Any, position: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        base = builder.inttoptr(args[0], _I64.as_pointer())
-        result = builder.load(builder.gep(base, [args[1]], inbounds=True), align=8)
-        result.set_metadata("invariant.load", builder.module.add_metadata([]))
-        return result
+        return _entry(builder, args[0], args[1])
 
     return types.intp(types.intp, types.intp), codegen
 
@@ -209,12 +214,21 @@ def _word(typingctx: Any, address: Any, position: Any) -> Any:
 @intrinsic
 def _real(typingctx: Any, address: Any, position: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        base = builder.inttoptr(args[0], _F64.as_pointer())
-        result = builder.load(builder.gep(base, [args[1]], inbounds=True), align=8)
-        result.set_metadata("invariant.load", builder.module.add_metadata([]))
-        return result
+        return _entry(builder, args[0], args[1], _F64)
 
     return types.float64(types.intp, types.intp), codegen
+
+
+@intrinsic
+def _operand(typingctx: Any, frame: Any, args: Any, k: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        frame, table, k = args
+        first = builder.shl(k, _I64(1))
+        slot = _entry(builder, table, first)
+        offset = _entry(builder, table, builder.add(first, _I64(1)))
+        return builder.add(_entry(builder, frame, slot), offset)
+
+    return types.intp(types.intp, types.intp, types.intp), codegen
 
 
 def _python_word(address: int, position: int) -> int:
@@ -225,6 +239,10 @@ def _python_real(address: int, position: int) -> Any:
     return f64(struct.unpack("d", struct.pack("q", _python_word(address, position)))[0])
 
 
+def _python_operand(frame: int, args: int, k: int) -> int:
+    return _python_word(frame, _python_word(args, 2 * k)) + _python_word(args, 2 * k + 1)
+
+
 word: Any = _word if JIT else _python_word
 """``word(args, i)``: the i-th int64 of an argument table; never changes while a kernel runs."""
 
@@ -232,10 +250,12 @@ real: Any = _real if JIT else _python_real
 """``real(args, i)``: the i-th word of an argument table, a float64."""
 
 
-@inline
-def operand(frame: int, args: int, k: int) -> int:
-    """The address of a call's k-th operand: words 2k and 2k+1 are its frame slot and offset."""
-    return word(frame, word(args, 2 * k)) + word(args, 2 * k + 1)
+operand: Any = _operand if JIT else _python_operand
+"""``operand(frame, args, k)``: the address of a call's k-th operand.
+
+Words 2k and 2k+1 are its frame slot and offset. It is no function, of which Numba would compile one
+for every k.
+"""
 
 
 # -- values ----------------------------------------------------------------------------------------

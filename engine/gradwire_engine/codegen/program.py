@@ -33,7 +33,7 @@ class Kernel:
     Attributes:
         text: A Python module. Sizes, strides and numbers are arguments, never in the text.
         title: What it computes, for people; not part of its identity.
-        kin: Texts of kernels that the same op may be made of at other sizes.
+        kin: Texts of kernels that the same op may be made of at other sizes, such as a batch's.
     """
 
     text: str

@@ -154,8 +154,11 @@ class Programs:
                 if (code := _SHARED.codes.get(digest)) is not None
             }
             missing = [kernel for digest, kernel in kernels.items() if digest not in codes]
-            futures = self.compiler.request(missing)
-            entries = dict(zip((kernel.digest for kernel in missing), futures, strict=True))
+            # Kin are waited for, though not used: from then on no other size waits for them.
+            kin = dict.fromkeys(text for kernel in missing for text in kernel.kin)
+            others = [other for text in kin if (other := Kernel(text)).digest not in kernels]
+            futures = self.compiler.request([*missing, *others])
+            entries = dict(zip((kernel.digest for kernel in missing), futures, strict=False))
             late = partial(upgrade.fail, "too many plans are waiting to be loaded", final=False)
             job = (partial(self._bind, upgrade, schedule, codes, entries), late)
             _when_all(futures, lambda: self._lane.put([job]))
@@ -174,9 +177,6 @@ class Programs:
             drive, team = _SHARED.machine(codes, self.threads)
             addresses = {digest: code.address for digest, code in codes.items()}
             upgrade.finish(Native(schedule, addresses, drive, team, tuple(codes.values())))
-        self.compiler.foresee(
-            Kernel(text) for s in schedule.steps if isinstance(s, Call) for text in s.kernel.kin
-        )
 
 
 @contextmanager

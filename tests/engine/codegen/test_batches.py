@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,10 @@ import pytest
 
 from gradwire_engine import ops, transform
 from gradwire_engine.codegen.batch import BATCH, batched, elements
-from gradwire_engine.codegen.program import Call, Kernel
+from gradwire_engine.codegen.cache import Cache, Entry
+from gradwire_engine.codegen.compiler import CompileError, Compiler
+from gradwire_engine.codegen.program import Call, Kernel, Schedule
+from gradwire_engine.codegen.programs import Programs, Upgrade, compiler_for, jit_is_off
 from gradwire_engine.codegen.schedule import schedule
 from gradwire_engine.ir import Graph, GraphBuilder, Input, Type, Value
 from gradwire_engine.passes import optimize
@@ -82,6 +87,16 @@ def pictures(b: int) -> Graph:
     return build(function, {"x": (b, 3, 8, 8), "k": (4, 3, 3, 3)})
 
 
+def strides(b: int) -> Graph:
+    """Convolutions whose best way depends on the batch."""
+
+    def function(x: Value, k: Value, w: Value) -> Value:
+        seen = op("relu", op("conv_general", x, k, strides=2, low=1, high=1))
+        return op("conv_general", seen, w, strides=2)
+
+    return build(function, {"x": (b, 1, 16, 16), "k": (8, 1, 5, 5), "w": (8, 8, 1, 1)})
+
+
 def statistics(b: int) -> Graph:
     def function(x: Value, w: Value) -> Value:
         total = op("reduce_sum", x * x, axis=0)
@@ -135,7 +150,17 @@ def lenet() -> Graph:
     return build(function, {"x": (1, 12, 12), "labels": (), **shapes})
 
 
-WHOLE = [gelu_rows, normed, classifier, logistic, regression, pictures, statistics, sequences]
+WHOLE = [
+    gelu_rows,
+    normed,
+    classifier,
+    logistic,
+    regression,
+    pictures,
+    strides,
+    statistics,
+    sequences,
+]
 MAPPED = [attentive, lenet]
 
 
@@ -173,10 +198,58 @@ def kernels(graph: Graph, mode: str) -> dict[str, Kernel]:
 def test_another_batch_has_the_same_kernels(name: str, mode: str) -> None:
     compiled = kernels(GRAPHS[name](16), mode)
     known = {*compiled, *(text for kernel in compiled.values() for text in kernel.kin)}
-    for batch in (1, 2, 7, 33):
+    for batch in (1, 2, 3, 7, 33, 100, 1000):
         found = kernels(GRAPHS[name](batch), mode)
         new = [kernel.title for text, kernel in found.items() if text not in known]
         assert new == [], f"a batch of {batch}"
+
+
+@pytest.mark.parametrize("mode", ["forward", "vjp", "jvp"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_another_batch_asks_the_compiler_for_nothing(name: str, mode: str) -> None:
+    """From the moment on that the first batch is compiled."""
+    compiler = compiler_for()
+    programs = Programs(compiler, threads=2)
+
+    def load(batch: int) -> Upgrade:
+        graph = optimize(in_mode(GRAPHS[name](batch), mode))
+        upgrade = programs.request(lambda: schedule(graph, threads=2))
+        assert upgrade.wait(240)
+        assert upgrade.native is not None, upgrade.reason
+        return upgrade
+
+    load(16)
+    missed = compiler.tally.missed
+    for batch in (1, 2, 3, 7, 100):
+        load(batch)
+        assert compiler.tally.missed == missed, f"a batch of {batch}"
+
+
+class _Asked(Compiler):
+    """A compiler that has nothing, and keeps what it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Cache(folder))
+        self.texts: list[str] = []
+
+    def request(self, kernels: Iterable[Kernel]) -> list[Future[Entry]]:
+        found = []
+        for kernel in kernels:
+            self.texts.append(kernel.text)
+            found.append(Future[Entry]())
+            found[-1].set_exception(CompileError("nothing is compiled here"))
+        return found
+
+
+@pytest.mark.skipif(jit_is_off(), reason="there is nothing to compile")
+def test_kin_come_along(tmp_path: Path) -> None:
+    compiler = _Asked(tmp_path)
+    kernel = Kernel("own text", kin=("own text", "text of kin"))
+    call = Call(kernel, (), (), count=1, chunks=1, writes=())
+    upgrade = Programs(compiler).request(lambda: Schedule((), (call,), ()))
+    assert upgrade.wait(60)
+    assert compiler.texts.count("own text") == 1
+    assert compiler.texts[-1] == "text of kin"
 
 
 @pytest.mark.parametrize("mode", ["forward", "vjp", "jvp"])

@@ -241,26 +241,6 @@ time.sleep(1000)
 """
 
 
-def test_what_is_foreseen_is_compiled_when_there_is_nothing_else_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "IDLE_SECONDS", 0.1)
-    compiler = Compiler(Cache(tmp_path / "cache"), seconds=PATIENCE)
-    coming = [kernel("a = 1\n"), kernel("b = 1\n")]
-    compiler.foresee(coming)
-    assert not compiler.pids, "what is foreseen starts nothing"
-    compiler.request([kernel()])[0].result(PATIENCE)
-    until = time.monotonic() + PATIENCE
-    while compiler.tally.compiled < 3 and time.monotonic() < until:
-        time.sleep(0.01)
-    assert all(compiler.cache.get(k) is not None for k in coming)
-    compiler.foresee(coming)
-    while compiler.pids and time.monotonic() < until:
-        time.sleep(0.01)
-    assert compiler.tally.compiled == 3
-    compiler.end()
-
-
 def test_the_worker_ends_with_its_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ORPHAN, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:

@@ -1,8 +1,13 @@
-"""Matrix products in tiles of registers: C = alpha A B (+ C) for any strides of A and B.
+"""Matrix products: C = alpha A B (+ C), in one kernel for all sizes and strides.
 
-The scheme is that of Goto and van de Geijn (Anatomy of High-Performance Matrix Multiplication,
-2008): a tile of C stays in registers while a loop runs along the depth, and blocks of A and B are
-laid out anew where the tile would read them badly from where they lie. The loops, outermost first:
+What a product of matrices, one of a matrix and a few vectors, and the sum of partial products have
+in common is how they are cut into blocks; a word says what becomes of a block (`products.WAYS`).
+That all of them are one kernel is so that a batch of another size compiles nothing.
+
+For matrices the scheme is that of Goto and van de Geijn (Anatomy of High-Performance Matrix
+Multiplication, 2008): a tile of C stays in registers while a loop runs along the depth, and blocks
+of A and B are laid out anew where the tile would read them badly from where they lie. The loops,
+outermost first:
 
     tasks                   blocks of rows, blocks of columns, slices of the depth, outer axes
       inner axes            further summed axes that make no matrix with the others
@@ -22,8 +27,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...ir import ITEMSIZE
+from ..lowering.products import GROUP, WAYS
 from ..prelude import inline, operand, real, word
 from .kinds import KINDS
+from .matvec import make_dots, make_sums, make_totals
 from .tiles import TILE_ROWS, TILE_VECTORS, make_copy, make_fetch, make_tile, make_turn
 from .vectors import LINE_BYTES, lanes
 
@@ -36,6 +43,7 @@ from .vectors import LINE_BYTES, lanes
     B_DEPTH,
     B_COLUMN,
     C_ROW,
+    C_COLUMN,
     C_SLICE,
     ROW_BLOCKS,
     COLUMN_BLOCKS,
@@ -46,43 +54,50 @@ from .vectors import LINE_BYTES, lanes
     PACK_A,
     PACK_B,
     SCRATCH,
+    WAY,
     ADD,
     ALPHA,
     OUTER,
-) = range(8, 29)
+) = range(8, 31)
 """Words after the operands A, B, C and scratch.
 
-Sizes; strides in elements (columns of C are 1 apart; C_SLICE is from one slice's sums to the next);
-how many blocks of rows and columns and how many slices of the depth are tasks of their own; the
-largest block that is laid out at once; whether A and B are; bytes of scratch a chunk; whether C is
-added to, and the factor. From OUTER on: the number of outer axes, then of each its size and strides
-in A, B and C; the same for inner axes, whose strides in C are not used.
+Sizes; strides in elements (C_COLUMN is 1 but for dots and totals; C_SLICE is from one slice's sums
+to the next); how many blocks of rows and columns and how many slices of the depth are tasks of
+their own; the largest block that is worked on at once; whether those of A and B are laid out anew;
+bytes of scratch a chunk; which of the `WAYS` it is; whether C is added to, and the factor. From
+OUTER on: the number of outer axes, then of each its size and strides in A, B and C; the same for
+inner axes, whose strides in C are not used. For totals, what is added up is the depth of A, and B
+is not looked at.
 """
 
 AXIS_WORDS = 4
 
+TILES, DOTS, SUMS, TOTALS = range(len(WAYS))
+
 
 @inline
-def origin(args: int, first: int, index: int, side: int) -> int:
-    """Where an index of the axes from word `first` on lies, in A, B or C (side 0 to 2)."""
-    position = 0
-    for axis in range(word(args, first) - 1, -1, -1):
-        place = first + 1 + AXIS_WORDS * axis
+def origins(axes: int, index: int) -> tuple[int, int, int]:
+    """Where an index of the axes that a table begins with lies, in A, B and C."""
+    a = b = c = 0
+    for axis in range(word(axes, 0) - 1, -1, -1):
+        place = 1 + AXIS_WORDS * axis
         rest = 0
         if axis > 0:
-            rest = index // word(args, place)
-            index -= rest * word(args, place)
-        position += index * word(args, place + 1 + side)
+            rest = index // word(axes, place)
+            index -= rest * word(axes, place)
+        a += index * word(axes, place + 1)
+        b += index * word(axes, place + 2)
+        c += index * word(axes, place + 3)
         index = rest
-    return position
+    return a, b, c
 
 
 @inline
-def count(args: int, first: int) -> int:
-    """How many indices the axes from word `first` on have."""
+def count(axes: int) -> int:
+    """How many indices the axes that a table begins with have."""
     total = 1
-    for axis in range(word(args, first)):
-        total *= word(args, first + 1 + AXIS_WORDS * axis)
+    for axis in range(word(axes, 0)):
+        total *= word(axes, 1 + AXIS_WORDS * axis)
     return total
 
 
@@ -94,12 +109,12 @@ def piece(index: int, pieces: int, size: int, unit: int) -> tuple[int, int]:
     return start, min(size, (index + 1) * units // pieces * unit)
 
 
-def make_gemm(dtype: str) -> Any:
+def make_product(dtype: str) -> Any:
     """The kernel; an iteration is a task, and the words are above."""
     number, item, lane = KINDS[dtype][0], ITEMSIZE[dtype], lanes(dtype)
-    panel = TILE_VECTORS * lane
     tile, narrow = make_tile(dtype, TILE_VECTORS), make_tile(dtype, 1)
     copy, turn, fetch = make_copy(dtype), make_turn(dtype), make_fetch(dtype)
+    dots, sums, totals = make_dots(dtype), make_sums(dtype), make_totals(dtype)
 
     @inline
     def multiply(
@@ -118,7 +133,8 @@ def make_gemm(dtype: str) -> Any:
         alpha: Any,
         add: int,
     ) -> None:
-        """A block of C; `padded` says whether a last panel of B may be read to its full width."""
+        """A block of C, by tiles; `padded`: a last panel of B may be read to its full width."""
+        panel = TILE_VECTORS * lane
         for j in range(0, columns, panel):
             width = min(panel, columns - j)
             strip = b + j // panel * b_panel * item
@@ -140,12 +156,17 @@ def make_gemm(dtype: str) -> Any:
 
     def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
         a_row, a_depth = word(args, A_ROW), word(args, A_DEPTH)
-        b_depth, b_column, c_row = word(args, B_DEPTH), word(args, B_COLUMN), word(args, C_ROW)
+        b_depth, b_column = word(args, B_DEPTH), word(args, B_COLUMN)
+        c_row, c_column = word(args, C_ROW), word(args, C_COLUMN)
+        way = word(args, WAY)
+        unit = GROUP if way == DOTS else TILE_ROWS
         block_rows, block_columns = word(args, BLOCK_ROWS), word(args, BLOCK_COLUMNS)
         block_depth = word(args, BLOCK_DEPTH)
         pack_a, pack_b = word(args, PACK_A) != 0, word(args, PACK_B) != 0
         alpha = number(real(args, ALPHA))
-        inner_axes = OUTER + 1 + AXIS_WORDS * word(args, OUTER)
+        panel = TILE_VECTORS * lane
+        outer = args + 8 * OUTER
+        inner = outer + 8 * (1 + AXIS_WORDS * word(outer, 0))
         b_block = operand(frame, args, 3) + chunk * word(args, SCRATCH)
         b_block += -b_block % LINE_BYTES
         a_block = b_block
@@ -158,7 +179,7 @@ def make_gemm(dtype: str) -> Any:
                 task - rest * word(args, ROW_BLOCKS),
                 word(args, ROW_BLOCKS),
                 word(args, ROWS),
-                TILE_ROWS,
+                unit,
             )
             index = rest // word(args, COLUMN_BLOCKS)
             column, column_end = piece(
@@ -169,12 +190,17 @@ def make_gemm(dtype: str) -> Any:
             )
             rest = index // word(args, SLICES)
             part = index - rest * word(args, SLICES)
-            start, end = piece(part, word(args, SLICES), word(args, DEPTH), 1)
-            c_task = part * word(args, C_SLICE) + origin(args, OUTER, rest, 2)
+            depth = word(args, DEPTH)
+            start, end = (
+                part * depth // word(args, SLICES),
+                (part + 1) * depth // word(args, SLICES),
+            )
+            a_outer, b_outer, c_outer = origins(outer, rest)
+            c_task = part * word(args, C_SLICE) + c_outer
             add = word(args, ADD)
-            for inner in range(count(args, inner_axes)):
-                a_task = origin(args, OUTER, rest, 0) + origin(args, inner_axes, inner, 0)
-                b_task = origin(args, OUTER, rest, 1) + origin(args, inner_axes, inner, 1)
+            for i in range(count(inner)):
+                a_inner, b_inner, _ = origins(inner, i)
+                a_task, b_task = a_outer + a_inner, b_outer + b_inner
                 k = start
                 while k < end:
                     depth = min(block_depth, end - k)
@@ -225,12 +251,30 @@ def make_gemm(dtype: str) -> Any:
                                     fetch(ahead, a_row, more, depth)
                                     left_row, left_depth = block_depth, 1
                                 left = a_block
-                            multiply(
-                                *(left, left_row, left_depth),
-                                *(right, right_depth, right_panel, pack_b),
-                                operand(frame, args, 2) + item * (c_task + m * c_row + n),
-                                *(c_row, rows, columns, depth, alpha, add),
+                            goal = operand(frame, args, 2) + item * (
+                                c_task + m * c_row + n * c_column
                             )
+                            if way == TILES:
+                                multiply(
+                                    *(left, left_row, left_depth),
+                                    *(right, right_depth, right_panel, pack_b),
+                                    *(goal, c_row, rows, columns, depth, alpha, add),
+                                )
+                            elif way == DOTS:
+                                dots(
+                                    *(left, left_row, right, b_column, goal, c_row, c_column),
+                                    *(rows, columns, depth, alpha, add),
+                                )
+                            elif way == SUMS:
+                                sums(
+                                    *(left, left_row, left_depth, right, right_depth),
+                                    *(goal, c_row, rows, columns, depth, alpha, add),
+                                )
+                            else:
+                                totals(
+                                    *(left, left_row, left_depth, goal, c_row, c_column),
+                                    *(rows, columns, depth, alpha, add),
+                                )
                             m += block_rows
                         n += block_columns
                     add = 1

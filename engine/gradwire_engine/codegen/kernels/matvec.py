@@ -1,283 +1,331 @@
-"""Products of a matrix P with a few vectors: every element of P is read once, as fast as memory is.
+"""The innermost parts of products of a matrix with a few vectors, and of adding slices up.
 
-Which kernel serves depends on how P lies: `make_dots` where the summed axis runs along memory,
-`make_sums` where the other one does. Either may cut the depth into slices, whose sums
-`make_combine` adds up in float64.
+Every element of the matrix is read once, as fast as memory is: `make_dots` where the depth runs
+along memory, in the matrix and the vectors, `make_sums` where the other axis does, of the matrix
+and the result. `make_totals` adds up what slices of a depth came to, in float64.
+
+All strides are in elements, all places addresses in bytes.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 
-from ...ir import ITEMSIZE
-from ..prelude import f64, inline, operand, real, word
-from .gemm import origin
-from .kinds import KINDS
+from ..lowering.products import GROUP
 from .tiles import SCALARS
 from .vectors import I64, Vectors, own, view
 
 CHAINS = 8
-"""Sums that `make_dots` keeps in registers: enough to hide how long an addition takes."""
+"""Sums that `make_dots` keeps in registers: enough to hide how long an addition takes.
 
-STREAMS = 4
-"""Rows of P that `make_sums` reads at a time."""
-
-BLOCK = 4096
-"""Products that are added before their sum is added to Y."""
-
-(
-    COUNT,
-    LENGTH,
-    DEPTH,
-    SLICES,
-    FEW,
-    FEW_PIECES,
-    P_STEP,
-    X_STEP,
-    X_FEW,
-    Y_STEP,
-    Y_FEW,
-    Y_SLICE,
-    ADD,
-    ALPHA,
-    OUTER,
-) = range(6, 21)
-"""Words after the operands P, X, Y.
-
-Sums for each vector, and how many of them an iteration has; products in each; slices of the depth;
-vectors, and among how many iterations they are shared out. Strides in elements: of P along the axis
-that does not run along memory, of X along the depth, of X from vector to vector; of Y along the
-sums, from vector to vector, from slice to slice. Then whether Y is added to, and the factor; outer
-axes as in `gemm`.
+They are of `GROUP` rows with two vectors, or with two parts of one, or of eight parts of one row.
 """
 
+BLOCK = 4096
+"""Products that it adds before their sum is added to the others in float64."""
 
-def _make_dots(dtype: str, group: int) -> Any:
-    """``dots(p, p_row, x, y, y_row, rows, depth, alpha, add)``.
+STREAMS = (4, 2, 1)
+"""Rows of the matrix that `make_sums` reads at a time: as many as there are.
 
-    y[r] = alpha sum of p[r] x, or y[r] + that, for at most `group` rows r.
+Eight would not do: rows 4096 bytes apart, and that of the result, share eight places in cache.
+"""
+
+UNROLLED = 2
+"""Vectors of them that it takes at a time."""
+
+
+def make_dots(dtype: str) -> Any:
+    """``dots(a, a_row, b, b_column, c, c_row, c_column, rows, columns, depth, alpha, add)``.
+
+    C = alpha A B, or C + alpha A B if `add` is not 0, where the depth is 1 apart in A and B.
     """
 
     def plain(
-        p: int,
-        p_row: int,
-        x: int,
-        y: int,
-        y_row: int,
+        a: int,
+        a_row: int,
+        b: int,
+        b_column: int,
+        c: int,
+        c_row: int,
+        c_column: int,
         rows: int,
+        columns: int,
         depth: int,
         alpha: Any,
         add: int,
     ) -> None:
-        matrix = view(p, dtype, (rows, depth), (p_row, 1))
-        product = alpha * (matrix @ view(x, dtype, (depth,), (1,)))
-        total = view(y, dtype, (rows,), (y_row,))
+        left = view(a, dtype, (rows, depth), (a_row, 1))
+        right = view(b, dtype, (depth, columns), (1, b_column))
+        total = view(c, dtype, (rows, columns), (c_row, c_column))
+        product = alpha * (left @ right)
         total[...] = total + product if add else product
 
     def body(builder: Any, args: Any) -> None:
-        p, p_row, x, y, y_row, rows, depth, alpha, add = args
+        a, a_row, b, b_column, c, c_row, c_column, rows, columns, depth, alpha, add = args
         v = Vectors(builder, dtype)
-        last = builder.sub(rows, I64(1))
-        starts = [
-            v.at(
-                v.pointer(p),
-                builder.mul(
-                    p_row, builder.select(builder.icmp_signed("<", I64(r), rows), I64(r), last)
-                ),
-            )
-            for r in range(group)
-        ]
-        vector = v.pointer(x)
-
-        def step(state: Any, mask: Any = None) -> list[Any]:
-            k, *sums = state
-            factor = v.load(v.at(vector, k), mask)
-            added = [
-                v.fma(factor, v.load(v.at(start, k), mask), total)
-                for start, total in zip(starts, sums, strict=True)
-            ]
-            return [builder.add(k, I64(v.lanes)), *added]
-
-        def steps(state: Any) -> list[Any]:
-            k, *sums = state
-            for i in range(0, CHAINS, group):
-                k, *sums[i : i + group] = step([k, *sums[i : i + group]])
-            return [k, *sums]
-
-        whole = builder.sdiv(depth, I64(CHAINS // group * v.lanes))
-        k, *sums = v.repeat(whole, [I64(0), *[v.zero] * CHAINS], steps)
-        while len(sums) > group:
-            half = len(sums) // 2
-            sums = [builder.fadd(a, b) for a, b in zip(sums[:half], sums[half:], strict=True)]
-        _, *sums = v.repeat(
-            v.count(builder.sub(depth, k)),
-            [k, *sums],
-            lambda state: step(state, v.first(builder.sub(depth, state[0]))),
-        )
         adding = builder.icmp_signed("!=", add, I64(0))
-        nothing = ir.Constant(v.element, -0.0)
-        done = builder.append_basic_block("done")
-        for r, total in enumerate(sums):
-            present = builder.append_basic_block("row")
-            builder.cbranch(builder.icmp_signed("<", I64(r), rows), present, done)
-            builder.position_at_end(present)
-            place = v.at(v.pointer(y), builder.mul(y_row, I64(r)))
-            base = builder.select(adding, builder.load(place), nothing)
-            builder.store(builder.fadd(builder.fmul(alpha, v.total(total)), base), place)
-        builder.branch(done)
-        builder.position_at_end(done)
+        nothing, double = ir.Constant(v.element, -0.0), ir.DoubleType()
 
-    return own(f"dots_{dtype}_{group}", plain, body, alpha=SCALARS[dtype])
+        def wide(value: Any) -> Any:
+            return value if value.type == double else builder.fpext(value, double)
 
+        def block(starts: Sequence[Any], vectors: Sequence[Any], depth: Any) -> list[Any]:
+            """Products of a `BLOCK` of rows with one of vectors, each row with all of them."""
+            count = len(starts) * len(vectors)
 
-@inline
-def strips(args: int) -> int:
-    """How many iterations share a slice of the depth at one index of the outer axes."""
-    return (word(args, COUNT) + word(args, LENGTH) - 1) // word(args, LENGTH)
+            def step(state: Any, mask: Any = None) -> list[Any]:
+                k, *sums = state
+                factors = [v.load(v.at(vector, k), mask) for vector in vectors]
+                rows = [v.load(v.at(start, k), mask) for start in starts]
+                pairs = itertools.product(rows, factors)
+                added = [v.fma(x, y, z) for (x, y), z in zip(pairs, sums, strict=True)]
+                return [builder.add(k, I64(v.lanes)), *added]
 
+            def steps(state: Any) -> list[Any]:
+                k, *sums = state
+                for i in range(0, CHAINS, count):
+                    k, *sums[i : i + count] = step([k, *sums[i : i + count]])
+                return [k, *sums]
 
-@inline
-def locate(args: int, at: int) -> tuple[int, int, int, int, int]:
-    """First sum and number of sums of an iteration, the same of products, and its outer index."""
-    at //= word(args, FEW_PIECES)
-    panel = at // strips(args)
-    first = (at - panel * strips(args)) * word(args, LENGTH)
-    count = min(word(args, LENGTH), word(args, COUNT) - first)
-    index = panel // word(args, SLICES)
-    part = panel - index * word(args, SLICES)
-    start = part * word(args, DEPTH) // word(args, SLICES)
-    depth = (part + 1) * word(args, DEPTH) // word(args, SLICES) - start
-    return first, count, start, depth, index
+            whole = builder.sdiv(depth, I64(CHAINS // count * v.lanes))
+            k, *sums = v.repeat(whole, [I64(0), *[v.zero] * CHAINS], steps)
+            while len(sums) > count:
+                half = len(sums) // 2
+                sums = [builder.fadd(x, y) for x, y in zip(sums[:half], sums[half:], strict=True)]
+            _, *sums = v.repeat(
+                v.count(builder.sub(depth, k)),
+                [k, *sums],
+                lambda state: step(state, v.first(builder.sub(depth, state[0]))),
+            )
+            return [v.total(total) for total in sums]
 
+        def dot(starts: Sequence[Any], vectors: Sequence[Any], places: Sequence[Any]) -> None:
+            """Products of rows with vectors, and where they belong."""
 
-@inline
-def vectors(args: int, at: int) -> tuple[int, int]:
-    """The vectors of an iteration: the first, and the one past the last."""
-    pieces, few = word(args, FEW_PIECES), word(args, FEW)
-    piece = at % pieces
-    return piece * few // pieces, (piece + 1) * few // pieces
+            def step(state: Any) -> list[Any]:
+                k, *totals = state
+                left = builder.sub(depth, k)
+                short = builder.icmp_signed("<", left, I64(BLOCK))
+                found = block(
+                    [v.at(start, k) for start in starts],
+                    [v.at(vector, k) for vector in vectors],
+                    builder.select(short, left, I64(BLOCK)),
+                )
+                sums = [builder.fadd(x, wide(y)) for x, y in zip(totals, found, strict=True)]
+                return [builder.add(k, I64(BLOCK)), *sums]
 
+            zeros = [ir.Constant(double, 0.0)] * len(places)
+            _, *totals = v.repeat(v.count(depth, BLOCK), [I64(0), *zeros], step)
+            for total, place in zip(totals, places, strict=True):
+                product = builder.fmul(wide(alpha), total)
+                if v.element != double:
+                    product = builder.fptrunc(product, v.element)
+                base = builder.select(adding, builder.load(place), nothing)
+                builder.store(builder.fadd(product, base), place)
 
-def make_dots(dtype: str, group: int) -> Any:
-    """Y[f, r] = alpha sum over k of P[r, k] X[f, k] (+ Y), where k runs along memory in P and X.
+        def several(start: Any, step: Any, count: int) -> list[Any]:
+            return [v.at(start, builder.mul(step, I64(i))) for i in range(count + 1)]
 
-    An iteration is a strip of r and a share of f, in one slice of the depth, at one index of the
-    outer axes. `group` of r, at most `CHAINS`, are summed side by side.
-    """
-    number, item, dots = KINDS[dtype][0], ITEMSIZE[dtype], _make_dots(dtype, group)
+        def rows_of(group: int) -> Any:
+            """So many rows, with every vector; the state is where they begin in A and C."""
 
-    def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
-        p_step, y_step = word(args, P_STEP), word(args, Y_STEP)
-        alpha = number(real(args, ALPHA))
-        for at in range(lo, hi):
-            first, count, start, depth, index = locate(args, at)
-            low, high = vectors(args, at)
-            part = at // word(args, FEW_PIECES) // strips(args) % word(args, SLICES)
-            p = first * p_step + start + origin(args, OUTER, index, 0)
-            x = start + origin(args, OUTER, index, 1)
-            y = first * y_step + part * word(args, Y_SLICE) + origin(args, OUTER, index, 2)
-            for r in range(0, count, group):
-                for f in range(low, high):
-                    add = word(args, ADD)
-                    for k in range(0, depth, BLOCK):
-                        dots(
-                            operand(frame, args, 0) + (p + r * p_step + k) * item,
-                            p_step,
-                            operand(frame, args, 1) + (x + f * word(args, X_FEW) + k) * item,
-                            operand(frame, args, 2)
-                            + (y + r * y_step + f * word(args, Y_FEW)) * item,
-                            y_step,
-                            min(group, count - r),
-                            min(BLOCK, depth - k),
-                            alpha,
-                            add,
+            def step(state: Any) -> list[Any]:
+                *starts, next_start = several(state[0], a_row, group)
+                *goals, next_goal = several(state[1], c_row, group)
+
+                def columns_of(width: int) -> Any:
+                    def step(state: Any) -> list[Any]:
+                        vector, shift = state
+                        *vectors, next_vector = several(vector, b_column, width)
+                        shifts = [
+                            builder.add(shift, builder.mul(c_column, I64(f)))
+                            for f in range(width + 1)
+                        ]
+                        dot(
+                            starts,
+                            vectors,
+                            [v.at(g, shift) for g, shift in itertools.product(goals, shifts[:-1])],
                         )
-                        add = 1
+                        return [next_vector, shifts[-1]]
 
-    return kernel
+                    return step
+
+                state, left = [v.pointer(b), I64(0)], columns
+                for width in (CHAINS // GROUP, 1) if group == GROUP else (1,):
+                    count = builder.sdiv(left, I64(width))
+                    state = v.repeat(count, state, columns_of(width))
+                    left = builder.srem(left, I64(width))
+                return [next_start, next_goal]
+
+            return step
+
+        state, left = [v.pointer(a), v.pointer(c)], rows
+        for group in (GROUP, 1):
+            state = v.repeat(builder.sdiv(left, I64(group)), state, rows_of(group))
+            left = builder.srem(left, I64(group))
+
+    return own(f"dots_{dtype}", plain, body, alpha=SCALARS[dtype])
 
 
 def make_sums(dtype: str) -> Any:
-    """Y[f, r] = alpha sum over k of X[f, k] P[k, r] (+ Y), where r runs along memory in P and Y.
+    """``sums(a, a_row, a_depth, b, b_depth, c, c_row, rows, columns, depth, alpha, add)``.
 
-    An iteration is a strip of r and a share of f, in one slice of the depth, at one index of the
-    outer axes.
+    C = alpha A B, or C + alpha A B if `add` is not 0, where columns are 1 apart in B and C. C is in
+    cache, as it is gone over for every few of the depth.
     """
-    number, load, store = KINDS[dtype]
-    item = ITEMSIZE[dtype]
 
-    @inline
-    def add_streams(y: int, count: int, p: int, s: int, x: int, x_step: int, alpha: Any) -> None:
-        """Add `STREAMS` rows of P, `s` elements apart, each times its factor from X."""
-        a, b = alpha * load(x, 0, 1), alpha * load(x, x_step, 1)
-        c, d = alpha * load(x, 2 * x_step, 1), alpha * load(x, 3 * x_step, 1)
-        for i in range(count):
-            total = a * load(p, i, 0) + b * load(p, s + i, 0)
-            total += c * load(p, 2 * s + i, 0) + d * load(p, 3 * s + i, 0)
-            store(y, i, load(y, i, 2) + total, 2)
+    def plain(
+        a: int,
+        a_row: int,
+        a_depth: int,
+        b: int,
+        b_depth: int,
+        c: int,
+        c_row: int,
+        rows: int,
+        columns: int,
+        depth: int,
+        alpha: Any,
+        add: int,
+    ) -> None:
+        left = view(a, dtype, (rows, depth), (a_row, a_depth))
+        right = view(b, dtype, (depth, columns), (b_depth, 1))
+        total = view(c, dtype, (rows, columns), (c_row, 1))
+        product = alpha * (left @ right)
+        total[...] = total + product if add else product
 
-    def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
-        p_step, x_step = word(args, P_STEP), word(args, X_STEP)
-        alpha = number(real(args, ALPHA))
-        for at in range(lo, hi):
-            first, count, start, depth, index = locate(args, at)
-            low, high = vectors(args, at)
-            part = at // word(args, FEW_PIECES) // strips(args) % word(args, SLICES)
-            p = operand(frame, args, 0) + item * (
-                first + start * p_step + origin(args, OUTER, index, 0)
-            )
-            x = operand(frame, args, 1) + item * (start * x_step + origin(args, OUTER, index, 1))
-            y = operand(frame, args, 2) + item * (
-                first + part * word(args, Y_SLICE) + origin(args, OUTER, index, 2)
-            )
-            x_few, y_few = word(args, X_FEW) * item, word(args, Y_FEW) * item
-            begun = 0
-            if word(args, ADD) == 0:
-                begun = 1
-                for f in range(low, high):
-                    a, total = alpha * load(x + f * x_few, 0, 1), y + f * y_few
-                    for i in range(count):
-                        store(total, i, a * load(p, i, 0), 2)
-            whole = depth - (depth - begun) % STREAMS
-            for k in range(begun, whole, STREAMS):
-                rows, factors = p + k * p_step * item, x + k * x_step * item
-                for f in range(low, high):
-                    add_streams(
-                        y + f * y_few, count, rows, p_step, factors + f * x_few, x_step, alpha
-                    )
-            for k in range(whole, depth):
-                for f in range(low, high):
-                    a, total = alpha * load(x + f * x_few, k * x_step, 1), y + f * y_few
-                    for i in range(count):
-                        store(total, i, load(total, i, 2) + a * load(p, k * p_step + i, 0), 2)
+    def body(builder: Any, args: Any) -> None:
+        a, a_row, a_depth, b, b_depth, c, c_row, rows, columns, depth, alpha, add = args
+        v = Vectors(builder, dtype)
 
-    return kernel
+        def some(streams: int) -> Any:
+            """So many rows of B, with every row of A; the state is where they begin."""
+
+            def step(state: Any) -> list[Any]:
+                left, right, begun = state
+                adding = builder.icmp_signed("!=", begun, I64(0))
+                streamed = [v.at(right, builder.mul(b_depth, I64(s))) for s in range(streams)]
+
+                def row(state: Any) -> list[Any]:
+                    left, goal = state
+                    places = [v.at(left, builder.mul(a_depth, I64(s))) for s in range(streams)]
+                    scalars = [builder.fmul(alpha, builder.load(place)) for place in places]
+                    splats = [v.splat(scalar) for scalar in scalars]
+
+                    def added(factors: Sequence[Any], read: Sequence[Any], base: Any) -> Any:
+                        total = builder.fmul(factors[0], read[0])
+                        for factor, value in zip(factors[1:], read[1:], strict=True):
+                            total = v.fma(factor, value, total)
+                        base = builder.select(adding, base, nothing[total.type])
+                        return builder.fadd(total, base)
+
+                    def vector(state: Any) -> list[Any]:
+                        (j,) = state
+                        read = [v.load(v.at(start, j)) for start in streamed]
+                        place = v.at(goal, j)
+                        v.store(added(splats, read, v.load(place)), place)
+                        return [builder.add(j, I64(v.lanes))]
+
+                    def scalar(state: Any) -> list[Any]:
+                        (j,) = state
+                        read = [builder.load(v.at(start, j)) for start in streamed]
+                        place = v.at(goal, j)
+                        builder.store(added(scalars, read, builder.load(place)), place)
+                        return [builder.add(j, I64(1))]
+
+                    def vectors(state: Any) -> list[Any]:
+                        for _ in range(UNROLLED):
+                            state = vector(state)
+                        return state
+
+                    whole = builder.sdiv(columns, I64(v.lanes))
+                    j = [I64(0)]
+                    j = v.repeat(builder.sdiv(whole, I64(UNROLLED)), j, vectors)
+                    j = v.repeat(builder.srem(whole, I64(UNROLLED)), j, vector)
+                    v.repeat(builder.srem(columns, I64(v.lanes)), j, scalar)
+                    return [v.at(left, a_row), v.at(goal, c_row)]
+
+                v.repeat(rows, [left, v.pointer(c)], row)
+                along = I64(streams)
+                return [
+                    v.at(left, builder.mul(a_depth, along)),
+                    v.at(right, builder.mul(b_depth, along)),
+                    I64(1),
+                ]
+
+            return step
+
+        nothing = {
+            v.element: ir.Constant(v.element, -0.0),
+            v.type: ir.Constant(v.type, [-0.0] * v.lanes),
+        }
+        state, left = [v.pointer(a), v.pointer(b), add], depth
+        for streams in STREAMS:
+            state = v.repeat(builder.sdiv(left, I64(streams)), state, some(streams))
+            left = builder.srem(left, I64(streams))
+
+    return own(f"sums_{dtype}", plain, body, alpha=SCALARS[dtype])
 
 
-def make_combine(dtype: str) -> Any:
-    """Y[i, j] = alpha sum over s of P[s, i, j] (+ Y), added up in float64; P is dense.
+def make_totals(dtype: str) -> Any:
+    """``totals(a, a_row, a_depth, c, c_row, c_column, rows, columns, depth, alpha, add)``.
 
-    An iteration is one i. Words after the operands P and Y: how many s, i and j there are, the
-    strides of Y along i and j, whether Y is added to, alpha.
+    C[i, j] = alpha sum over k of A[i, k, j], or C[i, j] + that if `add` is not 0, worked out in
+    float64; columns are 1 apart in A.
     """
-    number, load, store = KINDS[dtype]
-    item = ITEMSIZE[dtype]
 
-    def kernel(frame: int, args: int, lo: int, hi: int, chunk: int) -> None:
-        parts, rows, columns = word(args, 4), word(args, 5), word(args, 6)
-        y_row, y_column, add, alpha = word(args, 7), word(args, 8), word(args, 9), real(args, 10)
-        for i in range(lo, hi):
-            p = operand(frame, args, 0) + i * columns * item
-            y = operand(frame, args, 1) + i * y_row * item
-            for j in range(columns):
-                total = f64(0)
-                for s in range(parts):
-                    total += f64(load(p, s * rows * columns + j, 0))
-                total *= alpha
-                if add != 0:
-                    total += f64(load(y, j * y_column, 1))
-                store(y, j * y_column, number(total), 1)
+    def plain(
+        a: int,
+        a_row: int,
+        a_depth: int,
+        c: int,
+        c_row: int,
+        c_column: int,
+        rows: int,
+        columns: int,
+        depth: int,
+        alpha: Any,
+        add: int,
+    ) -> None:
+        parts = view(a, dtype, (rows, depth, columns), (a_row, a_depth, 1))
+        total = view(c, dtype, (rows, columns), (c_row, c_column))
+        found = float(alpha) * parts.astype(np.float64).sum(axis=1)
+        total[...] = total.astype(np.float64) + found if add else found
 
-    return kernel
+    def body(builder: Any, args: Any) -> None:
+        a, a_row, a_depth, c, c_row, c_column, rows, columns, depth, alpha, add = args
+        v, double = Vectors(builder, dtype), ir.DoubleType()
+        adding = builder.icmp_signed("!=", add, I64(0))
+
+        def wide(value: Any) -> Any:
+            return value if value.type == double else builder.fpext(value, double)
+
+        def row(state: Any) -> list[Any]:
+            start, goal = state
+
+            def column(state: Any) -> list[Any]:
+                start, goal = state
+
+                def part(state: Any) -> list[Any]:
+                    place, total = state
+                    return [v.at(place, a_depth), builder.fadd(total, wide(builder.load(place)))]
+
+                _, total = v.repeat(depth, [start, ir.Constant(double, -0.0)], part)
+                base = builder.select(adding, wide(builder.load(goal)), ir.Constant(double, -0.0))
+                total = builder.fadd(builder.fmul(total, wide(alpha)), base)
+                if total.type != v.element:
+                    total = builder.fptrunc(total, v.element)
+                builder.store(total, goal)
+                return [v.at(start, I64(1)), v.at(goal, c_column)]
+
+            v.repeat(columns, [start, goal], column)
+            return [v.at(start, a_row), v.at(goal, c_row)]
+
+        v.repeat(rows, [v.pointer(a), v.pointer(c)], row)
+
+    return own(f"totals_{dtype}", plain, body, alpha=SCALARS[dtype])

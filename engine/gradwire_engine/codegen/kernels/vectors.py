@@ -51,7 +51,8 @@ class Vectors:
         self.element = ir.FloatType() if dtype == "float32" else ir.DoubleType()
         self.type = ir.VectorType(self.element, self.lanes)
         self.zero = ir.Constant(self.type, [0.0] * self.lanes)
-        self._suffix = f"v{self.lanes}{'f32' if dtype == 'float32' else 'f64'}"
+        self._scalar = "f32" if dtype == "float32" else "f64"
+        self._suffix = f"v{self.lanes}{self._scalar}"
 
     def at(self, pointer: Any, position: Any) -> Any:
         """The pointer that many elements on."""
@@ -109,8 +110,9 @@ class Vectors:
         return self.builder.icmp_signed("<", numbers, self.splat(count))
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
-        """Multiply and add: a * b + c, rounded once."""
-        function = self._function("fma", self._suffix, self.type, [self.type] * 3)
+        """Multiply and add: a * b + c, rounded once; of vectors, or of elements."""
+        suffix = self._suffix if a.type == self.type else self._scalar
+        function = self._function("fma", suffix, a.type, [a.type] * 3)
         return self.builder.call(function, [a, b, c])
 
     def total(self, vector: Any) -> Any:

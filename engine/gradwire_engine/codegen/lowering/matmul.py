@@ -16,7 +16,7 @@ from ...ops.linalg import DotGeneral
 from ..emit import Emitter
 from ..program import Kernel, Layout, Operand, chunks_for, dense_strides
 from .move import lower_fill
-from .products import Axis, Product, chosen, ordered
+from .products import GROUP, WAYS, Axis, Product, chosen, ordered
 
 FLOPS_PER_NS = {"float32": 80.0, "float64": 40.0}
 BYTES_PER_NS = 10.0
@@ -52,6 +52,8 @@ LOW = 64
 
 LONG = 16
 """A depth so many times the rows and columns is cut into slices."""
+
+_MODULE = "gradwire_engine.codegen.kernels.gemm"
 
 
 def preferred_order(op: DotGeneral, operands: Sequence[Layout], order: Sequence[int]) -> bool:
@@ -114,29 +116,11 @@ def lower_dot(
     return True
 
 
-_MADE = (
-    "make_dots({}, 4)",
-    "make_dots({}, 1)",
-    "make_sums({})",
-    "make_combine({})",
-    "make_gemm({})",
-)
-"""How kernels are made, for a dtype. Which of them a product takes depends on its sizes."""
-
-
-def _source(made: str, dtype: str) -> str:
-    """The text of a kernel."""
-    name = made.partition("(")[0]
-    module = "gemm" if name == "make_gemm" else "matvec"
-    call = made.format(f'"{dtype}"')
-    return f"from gradwire_engine.codegen.kernels.{module} import {name}\nkernel = {call}\n"
-
-
 @cache
-def _kernel(made: str, dtype: str) -> Kernel:
-    """The kernel that is `made` so, one of `_MADE`."""
-    kin = tuple(_source(other, dtype) for other in _MADE)
-    return Kernel(_source(made, dtype), f"{made.partition('(')[0]} {dtype}", kin)
+def _kernel(way: str, dtype: str) -> Kernel:
+    """The kernel of products, by the name of what it does with blocks, which is in its words."""
+    text = f"from {_MODULE} import make_product\n\nkernel = make_product({dtype!r})\n"
+    return Kernel(text, f"product by {way} {dtype}")
 
 
 def _table(axes: Sequence[Axis]) -> list[int]:
@@ -151,15 +135,20 @@ def _pieces(size: int, unit: int, largest: int, even: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Sums:
-    """Where sums are written: the buffer, its strides, whether it is added to, and the factor."""
+class _Blocks:
+    """How a product is cut.
 
-    place: Operand
-    row: int
-    column: int
-    slice: int
-    add: bool
-    alpha: float
+    Attributes:
+        pieces: Of rows, columns and the depth, as many tasks each.
+        block: The largest rows, columns and depth that are worked on at once.
+        packed: Whether the blocks of A and B are laid out anew.
+        scratch: Bytes that a chunk needs for that.
+    """
+
+    pieces: tuple[int, int, int]
+    block: tuple[int, int, int]
+    packed: tuple[bool, bool] = (False, False)
+    scratch: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,49 +173,55 @@ class _Work:
         """The transposed product's."""
         return replace(self, a=self.b, b=self.a)
 
-    def call(
-        self,
-        made: str,
-        operands: Sequence[Operand],
-        words: Sequence[int | float],
-        *,
-        count: int,
-        chunks: int,
-        writes: Sequence[int],
-    ) -> None:
-        """Append a call of the kernel that is `made` so, one of `_MADE`."""
-        kernel = _kernel(made, self.dtype)
-        self.emit.call(kernel, operands, words, count=count, chunks=chunks, writes=writes)
+    def call(self, way: str, p: Product, cut: _Blocks, chunks: int) -> None:
+        """Append a call of the kernel, and one that adds up what slices of the depth came to."""
+        slices = cut.pieces[2]
+        tasks = p.count * math.prod(cut.pieces)
+        goal, strides = self.c, (p.rows.c, p.columns.c, 0)
+        add, alpha = self.accumulate, self.alpha
+        if slices > 1:
+            size = p.rows.size * p.columns.size
+            goal = Operand(self.emit.temp(slices * size * self.item))
+            strides, add, alpha = (p.columns.size, 1, size), False, 1.0
+        chunks = min(chunks, tasks)
+        # A chunk that lays nothing out anew has no use for scratch memory.
+        scratch = Operand(self.emit.scratch(chunks * cut.scratch)) if cut.scratch else goal
+        self.emit.call(
+            _kernel(way, self.dtype),
+            [self.a, self.b, goal, scratch],
+            [
+                *(p.rows.size, p.columns.size, p.depth.size),
+                *(p.rows.a, p.depth.a, p.depth.b, p.columns.b, *strides),
+                *(*cut.pieces, *cut.block, *map(int, cut.packed), cut.scratch),
+                *(WAYS.index(way), int(add), alpha, *_table(p.outer), *_table(p.inner)),
+            ],
+            count=tasks,
+            chunks=chunks,
+            writes=[2, 3] if cut.scratch else [2],
+        )
+        if slices > 1:
+            self.total(p, slices, goal)
+
+    def total(self, p: Product, slices: int, parts: Operand) -> None:
+        """Add the sums of slices up: to the kernel the slices are the depth of A."""
+        rows, columns = p.rows.size, p.columns.size
+        nanoseconds = slices * rows * columns * self.item / BYTES_PER_NS
+        chunks = chunks_for(rows, nanoseconds, self.emit.threads)
+        replace(self, a=parts, b=parts).call(
+            "totals",
+            Product(
+                replace(p.rows, a=columns, b=0),
+                replace(p.columns, a=0, b=1),
+                Axis(slices, rows * columns, rows * columns, 0),
+            ),
+            _Blocks((chunks, 1, 1), (rows, columns, slices)),
+            chunks,
+        )
 
     def multiply(self, p: Product) -> None:
         """Emit the product with the kernel that fits."""
         if not self.read_once(p) and not self.turned.read_once(p.turned):
             self.tiled(p)
-
-    def sums(self, p: Product, slices: int) -> _Sums:
-        """Where a kernel writes: C, or as many partial sums as there are slices."""
-        if slices == 1:
-            return _Sums(self.c, p.rows.c, p.columns.c, 0, self.accumulate, self.alpha)
-        size = p.rows.size * p.columns.size
-        parts = Operand(self.emit.temp(slices * size * self.item))
-        return _Sums(parts, p.columns.size, 1, size, False, 1.0)
-
-    def combine(self, p: Product, slices: int, sums: _Sums) -> None:
-        """Add partial sums up, if there are any."""
-        if slices == 1:
-            return
-        size = slices * p.rows.size * p.columns.size
-        self.call(
-            "make_combine({})",
-            [sums.place, self.c],
-            [
-                *(slices, p.rows.size, p.columns.size, p.rows.c, p.columns.c),
-                *(int(self.accumulate), self.alpha),
-            ],
-            count=p.rows.size,
-            chunks=chunks_for(p.rows.size, size * self.item / BYTES_PER_NS, self.emit.threads),
-            writes=[1],
-        )
 
     # -- a matrix and a few vectors ----------------------------------------------------------------
 
@@ -246,11 +241,9 @@ class _Work:
         if along and columns <= most:
             if p.depth.b != 1:
                 return rows >= WORTH_COPY and self.with_dense_vectors(p)
-            unit = 4 if rows >= 4 else 1
-            largest, step, made = DOTS_AT_ONCE, p.rows.a, f"make_dots({{}}, {unit})"
+            unit, largest = GROUP, DOTS_AT_ONCE
         elif summed and (columns <= most or (depth <= SHALLOW and rows >= line)):
-            unit, largest = line, SUMS_BYTES // self.item
-            step, made = p.depth.a, "make_sums({})"
+            along, unit, largest = False, line, SUMS_BYTES // self.item
         else:
             return False
         nbytes = p.count * rows * max(depth, columns) * self.item
@@ -261,22 +254,12 @@ class _Work:
         # Where writing is the work, each thread has rows of the result for itself.
         shares = chunks if uneven and slices == 1 and columns >= WORTH_COPY else 1
         pieces = _pieces(rows, unit, largest, chunks if uneven and slices == shares == 1 else 1)
-        length = math.ceil(rows / pieces / unit) * unit
-        sums = self.sums(p, slices)
-        tasks = p.count * slices * math.ceil(rows / length) * shares
-        self.call(
-            made,
-            [self.a, self.b, sums.place],
-            [
-                *(rows, length, depth, slices, columns, shares),
-                *(step, p.depth.b, p.columns.b, sums.row, sums.column, sums.slice),
-                *(int(sums.add), sums.alpha, *_table(p.outer)),
-            ],
-            count=tasks,
-            chunks=min(chunks, tasks),
-            writes=[2],
-        )
-        self.combine(p, slices, sums)
+        if along:
+            cut = _Blocks((pieces, shares, slices), (rows, columns, depth))
+            self.call("dots", p, cut, chunks)
+        else:
+            cut = _Blocks((shares, pieces, slices), (columns, rows, depth))
+            self.turned.call("sums", p.turned, cut, chunks)
         return True
 
     def with_dense_vectors(self, p: Product) -> bool:
@@ -315,9 +298,7 @@ class _Work:
                 column_pieces = chunks
             else:
                 row_pieces = chunks
-        tasks = p.count * row_pieces * column_pieces * slices
-        chunks = min(chunks, tasks)
-
+        chunks = min(chunks, p.count * row_pieces * column_pieces * slices)
         block_rows, block_columns = math.ceil(rows / row_pieces), math.ceil(columns / column_pieces)
         block_depth = _depth(math.ceil(depth / slices))
         pack_b = p.columns.b != 1 or block_rows > SKINNY
@@ -327,25 +308,13 @@ class _Work:
         if pack_b:
             block_columns = min(math.ceil(block_columns / 32) * 32, BLOCK_COLUMNS)
         elements = block_depth * (block_columns * pack_b + block_rows * pack_a)
-        scratch = elements * self.item + SLACK_BYTES
-        sums = self.sums(p, slices)
-        self.call(
-            "make_gemm({})",
-            [self.a, self.b, sums.place, Operand(self.emit.scratch(chunks * scratch))],
-            [
-                *(rows, columns, depth),
-                *(p.rows.a, p.depth.a, p.depth.b, p.columns.b, sums.row, sums.slice),
-                *(row_pieces, column_pieces, slices),
-                *(block_rows, block_columns, block_depth),
-                *(int(pack_a), int(pack_b), scratch, int(sums.add), sums.alpha),
-                *_table(p.outer),
-                *_table(p.inner),
-            ],
-            count=tasks,
-            chunks=chunks,
-            writes=[2, 3],
+        cut = _Blocks(
+            (row_pieces, column_pieces, slices),
+            (block_rows, block_columns, block_depth),
+            (pack_a, pack_b),
+            elements * self.item + SLACK_BYTES,
         )
-        self.combine(p, slices, sums)
+        self.call("tiles", p, cut, chunks)
 
 
 def _depth(size: int) -> int:

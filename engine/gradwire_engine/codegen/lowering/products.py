@@ -16,6 +16,12 @@ from dataclasses import dataclass, replace
 from ...ops.linalg_numpy import Roles
 from ..program import Layout, dense_strides
 
+WAYS = ("tiles", "dots", "sums", "totals")
+"""What becomes of a block of a product: the kernel knows each by its place here."""
+
+GROUP = 4
+"""Rows that `dots` are summed of side by side, where there are as many."""
+
 SMALL = 8
 """Sizes below this are not worth a matrix product of their own."""
 
