@@ -16,7 +16,7 @@ import numpy as np
 
 from gradwire.wire.errors import STATUS, WireError, problem
 from gradwire_engine.errors import EngineError, QuotaExceeded, UnknownDtype
-from gradwire_engine.ops.base import close_names
+from gradwire_engine.spelling import close_names
 
 __all__ = [
     "Draining",
