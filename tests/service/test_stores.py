@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from psycopg_pool import ConnectionPool
 
 from gradwire_engine.errors import NameConflict, QuotaExceeded
 from gradwire_service.blobs import Blobs, digest
@@ -563,6 +564,25 @@ def test_a_lock_that_is_not_given_up_is_overload(url: str, tmp_path: Path) -> No
             append(store, row, entries("a"))
     append(store, row, entries("a"))
     store.close()
+
+
+def test_a_creation_that_is_refused_waits_for_one_connection(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where PostgreSQL is away each takes as long as anybody is patient."""
+    with closing(PostgresStore(url, tmp_path)) as store:
+        made(store, "ses_1", "taken")
+        taken: list[None] = []
+        connection = ConnectionPool.connection
+
+        def counted(pool: ConnectionPool[Any], timeout: float | None = None) -> Any:
+            taken.append(None)
+            return connection(pool, timeout)
+
+        monkeypatch.setattr(ConnectionPool, "connection", counted)
+        with pytest.raises(NameConflict):
+            store.create(new("ses_2", "taken"), [], 1000, None)
+        assert len(taken) == 1
 
 
 def test_a_server_that_crashes_is_waited_for(postgres: Cluster, tmp_path: Path) -> None:
