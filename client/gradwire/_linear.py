@@ -127,13 +127,23 @@ class LinearPlan:
             document["transforms"] = transforms
         if mapped:
             document["in_axes"] = {f"inputs/{name}": 0 for name in mapped}
-        groups = yield from exchanges.perform_run(
-            f"/v1/sessions/{segment(self.session)}/forward",
-            document,
-            {f"inputs/{name}": tensor for name, tensor in inputs.items()},
-            binary=self.binary,
-            refer=Reference,
-        )
+        try:
+            groups = yield from exchanges.perform_run(
+                f"/v1/sessions/{segment(self.session)}/forward",
+                document,
+                {f"inputs/{name}": tensor for name, tensor in inputs.items()},
+                binary=self.binary,
+                refer=Reference,
+            )
+        except errors.SessionNotFound as error:
+            ended = error.expired_at
+            how = "was closed or deleted" if ended is None else f"ended at {ended}, unused"
+            raise errors.SessionNotFound(
+                f"this linearization {how}; linearize makes another.",
+                status=error.status,
+                facts=error.facts,
+                request_id=error.request_id,
+            ) from None
         return groups["outputs"]
 
 

@@ -16,7 +16,8 @@ from . import errors
 from .ir import DTYPES, Graph, Input, Node, Origin, Type, check_shape
 from .limits import check_bytes, check_rank
 from .ops import find
-from .ops.base import Op, close_names
+from .ops.base import Op
+from .spelling import close_names
 
 MAX_NAME = 200
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./:\-]*")

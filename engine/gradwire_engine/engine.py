@@ -8,7 +8,6 @@ same request against the same graph costs a lookup.
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from . import errors
 from .arguments import check_tensors
 from .derive import bind, derive
 from .ir import Graph
@@ -30,6 +28,7 @@ from .runtime import (
     Executable,
     Programs,
     Tally,
+    check_deadline,
     compiler_for,
     make_plan,
     processors,
@@ -91,11 +90,16 @@ class Engine:
         """Bytes of the compiled kernels that are kept on disk."""
         return 0 if isinstance(self._programs, str) else self._programs.compiler.cache.nbytes()
 
-    def prepare(self, graph: Graph, spec: RunSpec) -> Prepared:
+    def prepare(self, graph: Graph, spec: RunSpec, deadline: Deadline = None) -> Prepared:
         """Check a request and make it ready to run; no tensors are needed yet.
 
+        Args:
+            graph: What is to run.
+            spec: The run and its options.
+            deadline: When to stop; it is looked at between the transforms that the run asks for.
+
         Raises:
-            EngineError: An option, a name or an output is not acceptable.
+            EngineError: An option, a name or an output is not acceptable, or the deadline passed.
         """
         key = (graph.content_hash, spec.key)
         with self._lock:
@@ -104,7 +108,7 @@ class Engine:
                 self._cache.move_to_end(key)
         if found is not None:
             return found if found.spec == spec else found.under(spec)
-        made = prepare(graph, spec, self._plan, self.limits)
+        made = prepare(graph, spec, self._plan, self.limits, deadline)
         with self._lock:
             self._cache[key] = made
             while len(self._cache) > 1 and (
@@ -178,8 +182,7 @@ class Engine:
             if unchecked:  # the first pass has lowered the graph: every value is there to see
                 check_program(passed, self.memory_limit)
                 unchecked = False
-            if deadline is not None and time.monotonic() > deadline[0]:
-                raise errors.DeadlineExceeded(deadline_ms=deadline[1])
+            check_deadline(deadline)
             return passed
 
         return Executable(

@@ -22,7 +22,7 @@ from .ops.sources import Const
 from .program import Question, build
 from .question import pose
 from .request import MODES, NAN_POLICIES, TIERS, Expected, RunResult, RunSpec
-from .runtime import Deadline, Executable
+from .runtime import Deadline, Executable, check_deadline
 from .selection import check_word, find_input, select_outputs
 from .transform.linearize import Linearization
 
@@ -263,7 +263,9 @@ class Prepared:
 # -- preparing -------------------------------------------------------------------------------------
 
 
-def prepare(graph: Graph, spec: RunSpec, make_plan: Planner, limits: Limits) -> Prepared:
+def prepare(
+    graph: Graph, spec: RunSpec, make_plan: Planner, limits: Limits, deadline: Deadline
+) -> Prepared:
     """Check a request against a graph; see `Engine.prepare`."""
     _check_options(spec)
     allowed = limits.grown(graph)
@@ -280,6 +282,7 @@ def prepare(graph: Graph, spec: RunSpec, make_plan: Planner, limits: Limits) -> 
             points.append(Point(prefix, derived.point))
             hidden = frozenset(derived.point.residual_names)
         graph = derived.graph
+        check_deadline(deadline)
     chosen = select_outputs(graph, spec.outputs)
     question, seed_keys = pose(graph, spec, chosen, hidden)
     axes = question.axes or {}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from . import errors
 from .builder import Handle, Ref
 from .ir import Graph, Input
-from .ops.base import close_names
+from .spelling import close_names
 
 _ID = re.compile(r"-?[0-9]{1,30}")
 

@@ -59,11 +59,13 @@ def run(given: argparse.Namespace, settings: Settings) -> int:
         RuntimeError: It cannot be done; the message says why.
     """
     with opened(settings) as store:
+        # Told, as a server that uses another store does not know these keys.
+        where = str(settings.data_path) if settings.store == "sqlite" else "PostgreSQL"
         if given.action == "create":
-            return _create(store, given)
+            return _create(store, where, given)
         if given.action == "revoke":
-            return _revoke(store, given.id)
-        return _list(store.api_keys(), given.json)
+            return _revoke(store, where, given.id)
+        return _list(store.api_keys(), where, given.json)
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def opened(settings: Settings) -> Iterator[Store]:
         store.close()
 
 
-def _create(store: Store, given: argparse.Namespace) -> int:
+def _create(store: Store, where: str, given: argparse.Namespace) -> int:
     from .keys import mint
 
     try:
@@ -93,22 +95,24 @@ def _create(store: Store, given: argparse.Namespace) -> int:
     except ValueError as error:
         raise RuntimeError(str(error)) from None
     store.add_key(row)
-    print(f"The key {row.id} of {row.owner}. It cannot be shown again:", file=sys.stderr)
+    print(
+        f"The key {row.id} of {row.owner}, in {where}. It cannot be shown again:", file=sys.stderr
+    )
     print(key)
     return 0
 
 
-def _revoke(store: Store, id: str) -> int:
+def _revoke(store: Store, where: str, id: str) -> int:
     from .store import now
 
     row = store.revoke_key(id, now())
     if row is None:
-        raise RuntimeError(f"there is no key {id!r}; `gradwire keys list` shows them")
+        raise RuntimeError(f"there is no key {id!r} in {where}; `gradwire keys list` shows them")
     print(f"The key {row.id} of {row.owner} is revoked since {row.revoked_at}.")
     return 0
 
 
-def _list(rows: list[KeyRow], as_json: bool) -> int:
+def _list(rows: list[KeyRow], where: str, as_json: bool) -> int:
     from .keys import is_valid
     from .store import now
 
@@ -128,7 +132,10 @@ def _list(rows: list[KeyRow], as_json: bool) -> int:
     if as_json:
         print(json.dumps(shown, indent=2))
     elif not shown:
-        print("There are no keys; `gradwire keys create OWNER` makes one.", file=sys.stderr)
+        print(
+            f"There are no keys in {where}; `gradwire keys create OWNER` makes one.",
+            file=sys.stderr,
+        )
     else:
         print("\n".join(_table(shown)))
     return 0

@@ -303,10 +303,10 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What came cannot be read."""
         del msg  # the same for every fault
-        reason = "the request is not HTTP/1.1 as RFC 9112 has it"
+        fault = MalformedBody(path="request", reason="it is not HTTP/1.1 as RFC 9112 has it")
         if not self._in_head:
-            reason = "the chunks of the body are not as RFC 9112 has them"
-        self._refuse(self._fault or MalformedBody(path="", reason=reason))
+            fault = MalformedBody(path="", reason="its chunks are not as RFC 9112 has them")
+        self._refuse(self._fault or fault)
 
     @property
     def _answered(self) -> bool:

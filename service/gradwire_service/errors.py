@@ -16,7 +16,7 @@ import numpy as np
 
 from gradwire.wire.errors import STATUS, WireError, problem
 from gradwire_engine.errors import EngineError, QuotaExceeded, UnknownDtype
-from gradwire_engine.ops.base import close_names
+from gradwire_engine.spelling import close_names
 
 __all__ = [
     "Draining",
@@ -141,11 +141,15 @@ class MalformedBody(ServiceFault, template="{where}: {reason}."):
         return self.template.format(where=self.path or "the body", reason=self.reason)
 
 
-class MalformedTensor(ServiceFault, template="{path}: {reason}."):
-    """A tensor contradicts itself."""
+class MalformedTensor(ServiceFault, template="{where}: {reason}."):
+    """A tensor contradicts itself; `path` as of `MalformedBody`."""
 
     path: str
     reason: str
+
+    def sentence(self) -> str:
+        """The message, an empty path written as what it means."""
+        return self.template.format(where=self.path or "the tensor", reason=self.reason)
 
 
 class UnsupportedMediaType(ServiceFault, template="{actual!r} is not understood: {reason}."):

@@ -223,7 +223,9 @@ class Call(NamedTuple):
             self.query_string.decode("latin-1"), keep_blank_values=True, errors="replace"
         ):
             if name not in known:
-                reason = f"the parameters here are {', '.join(known) or 'none'}"
+                reason = f"the parameters here are {', '.join(known)}"
+                if not known:
+                    reason = "no parameters belong here"
                 raise InvalidOption(path=name[:200] or "?", value=value, reason=reason)
             if name in found:
                 raise InvalidOption(path=name, value=value, reason="it is given twice")

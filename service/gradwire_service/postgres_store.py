@@ -261,9 +261,11 @@ class PostgresStore:
                 number = _insert(sql, new, len(entries), limit, receipt, self._retention)
                 _insert_log(sql, [(number, 0, entries)])
         except BaseException:
-            with suppress(EngineError), self._write() as sql:  # what is left is swept some time
-                for sha256 in _drop_unused(sql, [*_arrays(entries)]):
-                    self._blobs.discard(sha256)
+            arrays = [*_arrays(entries)]
+            if arrays:
+                with suppress(EngineError), self._write() as sql:  # what is left is swept some time
+                    for sha256 in _drop_unused(sql, arrays):
+                        self._blobs.discard(sha256)
             raise
 
     def fork(

@@ -42,6 +42,9 @@ __all__ = ["SqliteStore", "connect", "transaction", "translated"]
 
 SCHEMA_VERSION = 1
 
+_OLDEST = (3, 33)
+"""The first SQLite that has UPDATE FROM."""
+
 _ROWS = 64
 """The most rows that one statement writes; those of each number of rows are kept compiled."""
 
@@ -137,9 +140,16 @@ class SqliteStore:
             patience: How long a write waits for another process's write, in seconds.
 
         Raises:
-            RuntimeError: The file was written by a newer version of the service.
+            RuntimeError: The file was written by a newer version of the service, or Python has an
+                old SQLite.
             OSError, sqlite3.Error: The directory or file cannot be used.
         """
+        if sqlite3.sqlite_version_info < _OLDEST:
+            oldest = ".".join(map(str, _OLDEST))
+            raise RuntimeError(
+                f"this Python has SQLite {sqlite3.sqlite_version}, and {oldest} is needed: "
+                "use another Python, or PostgreSQL (GRADWIRE_STORE)"
+            )
         self._lock = threading.RLock()
         self._read_lock = self._lock if directory is None else threading.RLock()
         self._retention = retention
@@ -662,7 +672,8 @@ def _begin(sql: sqlite3.Connection, patience: float) -> None:
             return
         except sqlite3.OperationalError as error:
             waited = time.monotonic() - began
-            if error.sqlite_errorname != "SQLITE_BUSY" or waited > patience:
+            # Of several kinds: SQLITE_BUSY_RECOVERY is another process reading a crash's WAL.
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or waited > patience:
                 raise
         time.sleep(min(_LOOK + waited / 20, _LOOK_LATE))
 

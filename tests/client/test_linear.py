@@ -134,6 +134,8 @@ def test_its_end(local: gw.Client) -> None:
     with pytest.raises(errors.SessionNotFound) as ended:
         lin.pushforward(x=X)
     assert ended.value.expired_at is None
+    assert ended.value.session == lin.session
+    assert str(ended.value) == "this linearization was closed or deleted; linearize makes another."
     assert lin.session in repr(lin)
 
 

@@ -66,6 +66,10 @@ def run(code: str, mode: str, body: Any, /, **facts: Any) -> Case:
     return Case(code, "POST", f"/v1/sessions/target/{mode}", body, facts)
 
 
+def put(code: str, body: Any, /, **facts: Any) -> Case:
+    return Case(code, "PUT", "/v1/tensors/t", body, facts)
+
+
 def derive(code: str, body: Any, /, **facts: Any) -> Case:
     return Case(code, "POST", "/v1/sessions/target/transforms", body, facts)
 
@@ -465,6 +469,20 @@ CASES = [
         path="inputs/x/base64",
     ),
     run("malformed_tensor", "forward", {"inputs": {**POINT, "k": 1.5}}, path="inputs/k"),
+    put(
+        "malformed_tensor",
+        {"data": "x"},
+        path="",
+        detail="the tensor: it is 'x', which float32 cannot hold.",
+    ),
+    put(
+        "malformed_tensor",
+        {"shape": [-1], "data": []},
+        path="shape",
+        detail="shape: -1 is no size of an axis.",
+    ),
+    put("malformed_tensor", {"dtype": "bool", "shape": [1], "base64": "#"}, path="base64"),
+    put("unknown_dtype", {"dtype": "float16", "data": 1}, path="dtype", value="float16"),
     run("malformed_tensor", "forward", {"inputs": {**POINT, "x": [1, 2, 1e39]}}, path="inputs/x"),
     add(
         "malformed_tensor",

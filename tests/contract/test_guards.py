@@ -324,7 +324,8 @@ def test_garbage_behind_requests_waits_for_their_answers(hasty: Server, apart: b
             connection.sendall(b"garbage\r\n\r\n")
         answers = rest(connection)
     assert statuses(answers) == [504, 200, 400]
-    read(answers[answers.rindex(b"HTTP/1.1 400") :], 400, "malformed_body")
+    told = read(answers[answers.rindex(b"HTTP/1.1 400") :], 400, "malformed_body")
+    assert told["path"] == "request"
 
 
 _CHUNKED = post("/v1/execute", "Transfer-Encoding: chunked")

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from gradwire_engine import Builder, Engine, Entry, Input, RunSpec, Type
+from gradwire_engine import Builder, Engine, Entry, Input, RunSpec, TransformSpec, Type
 from gradwire_engine.errors import DeadlineExceeded
 from gradwire_engine.prepared import Prepared
 from gradwire_service.access import Access
@@ -233,6 +233,15 @@ def test_a_run_stops_between_the_steps_of_its_plan() -> None:
     with pytest.raises(DeadlineExceeded):
         prepared(50).execute(x, stop.deadline())
     assert stop.left == -1, "it was not asked again"
+
+
+def test_a_run_stops_between_its_transforms() -> None:
+    graph = prepared(5).question.graph
+    spec = RunSpec(mode="forward", transforms=(TransformSpec("jvp"),) * 6, tier="interpreted")
+    stop = Patience(3)
+    with pytest.raises(DeadlineExceeded):
+        Engine().prepare(graph, spec, stop.deadline())
+    assert stop.left == -1, "three were derived, and no more after the fourth"
 
 
 def test_an_abandoned_run_ends() -> None:

@@ -236,13 +236,13 @@ def test_health_and_documentation_need_none(keyed: tuple[httpx.Client, str]) -> 
 def test_create_list_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--data-dir", str(tmp_path))
     assert main(["keys", "list", *where]) == 0
-    assert "There are no keys" in capsys.readouterr().err
+    assert f"There are no keys in {tmp_path};" in capsys.readouterr().err
 
     assert main(["keys", "create", "alice", "--note", "laptop", *where]) == 0
     said = capsys.readouterr()
     key = said.out.strip()
     assert re.fullmatch(FORM, key), "nothing else goes to stdout"
-    assert "cannot be shown again" in said.err
+    assert f"of alice, in {tmp_path}. It cannot be shown again" in said.err
     id = key.split("_")[1]
     assert main(["keys", "create", "bob", "--days", "30", *where]) == 0
     capsys.readouterr()

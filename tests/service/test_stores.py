@@ -15,16 +15,18 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
+from psycopg_pool import ConnectionPool
 
 from gradwire_engine.errors import NameConflict, QuotaExceeded
 from gradwire_service.blobs import Blobs, digest
 from gradwire_service.errors import Overloaded, StorageFull
 from gradwire_service.postgres_store import PostgresStore
-from gradwire_service.sqlite_store import SqliteStore
+from gradwire_service.sqlite_store import SqliteStore, transaction
 from gradwire_service.store import (
     AlreadyDone,
     Append,
@@ -479,6 +481,15 @@ def test_a_newer_schema_is_not_touched(tmp_path: Path) -> None:
         SqliteStore(tmp_path)
 
 
+def test_an_old_sqlite_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 26, 0))
+    with pytest.raises(RuntimeError, match=r"3\.33 is needed"):
+        SqliteStore(tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 # -- PostgreSQL alone ------------------------------------------------------------------------------
 
 
@@ -553,6 +564,25 @@ def test_a_lock_that_is_not_given_up_is_overload(url: str, tmp_path: Path) -> No
             append(store, row, entries("a"))
     append(store, row, entries("a"))
     store.close()
+
+
+def test_a_creation_that_is_refused_waits_for_one_connection(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where PostgreSQL is away each takes as long as anybody is patient."""
+    with closing(PostgresStore(url, tmp_path)) as store:
+        made(store, "ses_1", "taken")
+        taken: list[None] = []
+        connection = ConnectionPool.connection
+
+        def counted(pool: ConnectionPool[Any], timeout: float | None = None) -> Any:
+            taken.append(None)
+            return connection(pool, timeout)
+
+        monkeypatch.setattr(ConnectionPool, "connection", counted)
+        with pytest.raises(NameConflict):
+            store.create(new("ses_2", "taken"), [], 1000, None)
+        assert len(taken) == 1
 
 
 def test_a_server_that_crashes_is_waited_for(postgres: Cluster, tmp_path: Path) -> None:
@@ -658,3 +688,21 @@ def test_a_write_waits_for_another_process_and_not_for_ever(tmp_path: Path) -> N
         other.execute("COMMIT")
         waiting.result(30)
         assert patient.entries(found(patient), 0, 9) == [b"a"]
+
+
+def test_a_write_waits_while_another_process_recovers_from_a_crash() -> None:
+    class Recovering(sqlite3.Connection):
+        looks = 0
+
+        def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+            if sql == "BEGIN IMMEDIATE" and self.looks < 3:
+                self.looks += 1
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorname = "SQLITE_BUSY_RECOVERY"
+                raise error
+            return super().execute(sql, parameters)
+
+    connection = sqlite3.connect(":memory:", isolation_level=None, factory=Recovering)
+    with closing(connection), transaction(connection, 60.0):
+        assert connection.in_transaction
+    assert connection.looks == 3

@@ -176,21 +176,28 @@ def _encode_flat(flat: Array) -> list[object]:
 # -- the parts of a document -----------------------------------------------------------------------
 
 
+def _inside(path: str, name: str) -> str:
+    """Where a member of a document is; the document itself may be the whole body."""
+    return f"{path}/{name}" if path else name
+
+
 def _read_dtype(value: object, path: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise WireError("malformed_tensor", f"{path}/dtype", f"{_show(value)} is no string")
+        raise WireError("malformed_tensor", _inside(path, "dtype"), f"{_show(value)} is no string")
     if value not in DTYPES:
         known = ", ".join(DTYPES)
-        raise WireError("unknown_dtype", f"{path}/dtype", f"it is one of {known}", value[:100])
+        raise WireError(
+            "unknown_dtype", _inside(path, "dtype"), f"it is one of {known}", value[:100]
+        )
     return value
 
 
 def _read_shape(value: object, path: str) -> tuple[int, ...] | None:
     if value is None:
         return None
-    where = f"{path}/shape"
+    where = _inside(path, "shape")
     if not isinstance(value, list):
         raise WireError("malformed_tensor", where, f"{_show(value)} is no list of sizes")
     sizes = cast("list[object]", value)
@@ -241,7 +248,7 @@ def _decode_base64(
     own: tuple[int, ...] | None,
     fixed: tuple[int | None, ...] | None,
 ) -> Array:
-    where = f"{path}/base64"
+    where = _inside(path, "base64")
     if not isinstance(encoded, str):
         raise WireError("malformed_tensor", where, f"{_show(encoded)} is no string")
     if dtype is None:
@@ -274,7 +281,7 @@ def _reshaped(flat: Array, shape: tuple[int, ...], path: str) -> Array:
         return flat.reshape(shape)
     except ValueError:  # sizes beside a zero whose product NumPy cannot hold
         reason = f"the sizes {list(shape)} are too large"
-        raise WireError("malformed_tensor", f"{path}/shape", reason) from None
+        raise WireError("malformed_tensor", _inside(path, "shape"), reason) from None
 
 
 def _filled(flat: Array, fixed: tuple[int | None, ...], path: str) -> Array:

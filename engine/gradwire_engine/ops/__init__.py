@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from .. import errors
+from ..spelling import close_names
 from . import (
     attention,
     conv,
@@ -26,7 +27,7 @@ from . import (
     sources,
     window,
 )
-from .base import _ALIASES, _REGISTRY, Attribute, Composite, Op, Operand, close_names
+from .base import _ALIASES, _REGISTRY, Attribute, Composite, Op, Operand
 
 __all__ = [
     "ALIASES",

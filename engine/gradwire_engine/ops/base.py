@@ -37,6 +37,7 @@ import numpy as np
 
 from .. import errors
 from ..ir import Type, Value, format_mapping
+from ..spelling import close_names
 from .attributes import BadAttribute, Kind, Literal
 
 Array = np.ndarray[Any, Any]
@@ -348,15 +349,6 @@ def _literal_text(value: Literal) -> str:
     if array.size <= 4:
         return f"{array.dtype.name} {array.tolist()}"
     return f"{array.dtype.name}{list(array.shape)}:{value.digest[:8]}"
-
-
-def close_names(name: str, known: Any, count: int = 3) -> list[str] | None:
-    """Names that the caller may have meant, whatever their case, or None."""
-    import difflib
-
-    folded = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), list(folded), n=count, cutoff=0.6)
-    return [folded[match] for match in close] or None
 
 
 def _zeros(like: Value) -> Value:

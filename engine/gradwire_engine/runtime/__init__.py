@@ -3,7 +3,7 @@
 from ..codegen.compiler import Tally
 from ..codegen.programs import Programs, compiler_for, unavailable
 from ..codegen.team import processors
-from .executor import Deadline, Executable
+from .executor import Deadline, Executable, check_deadline
 from .interpreter import execute, interpret
 from .plan import Plan, make_plan
 
@@ -13,6 +13,7 @@ __all__ = [
     "Plan",
     "Programs",
     "Tally",
+    "check_deadline",
     "compiler_for",
     "execute",
     "interpret",

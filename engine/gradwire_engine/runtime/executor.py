@@ -27,6 +27,12 @@ Deadline = tuple[float, float] | None
 """The moment by `time.monotonic`, and the milliseconds as the caller stated them."""
 
 
+def check_deadline(deadline: Deadline) -> None:
+    """Raise `DeadlineExceeded` once the moment is past."""
+    if deadline is not None and time.monotonic() > deadline[0]:
+        raise errors.DeadlineExceeded(deadline_ms=deadline[1])
+
+
 class Executable:
     """A plan that can be run. Safe to share between threads.
 
@@ -130,8 +136,7 @@ class Executable:
         if upgrade is None:
             raise errors.CompileFailed(reason=str(self._programs))
         while not upgrade.wait(GLANCE_SECONDS):
-            if deadline is not None and time.monotonic() > deadline[0]:
-                raise errors.DeadlineExceeded(deadline_ms=deadline[1])
+            check_deadline(deadline)
         if upgrade.native is None:
             raise errors.CompileFailed(reason=str(upgrade.reason))
         self._admit(upgrade.native.needed_bytes)

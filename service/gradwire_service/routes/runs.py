@@ -57,15 +57,16 @@ def run(call: Call, graph: Graph, wanted: RunRequest) -> Reply:
     watch = call.watch
     with watch.step("decode"):
         with _paths_under(wanted.tensors.prefix):
-            prepared = call.service.engine.prepare(graph, wanted.spec)
+            call.stop.within(wanted.spec.deadline_ms)
+            deadline = call.stop.deadline()
+            prepared = call.service.engine.prepare(graph, wanted.spec, deadline)
             _check_store(wanted.store, prepared.paths)
         tensors = wanted.tensors.decode(
             {path: (e.dtype, e.shape) for path, e in prepared.expects.items()}, call.resident
         )
     try:
         with _paths_under(wanted.tensors.prefix):
-            call.stop.within(wanted.spec.deadline_ms)
-            result = prepared.execute(tensors, call.stop.deadline())
+            result = prepared.execute(tensors, deadline)
     except BaseException:
         watch.lap("execute")  # how much of it was compiling is not known
         raise
