@@ -5,6 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 TYPED  := client engine service tests scripts examples
+# Whoever is done takes over what others have yet to do, so that all end together.
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -19,10 +21,10 @@ demo: $(VENV)/.demo ## build, differentiate and train a small classifier over HT
 	@$(BIN)/python examples/train_digits.py --out demo-output
 
 test: $(VENV)/.dev ## run the whole test suite
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8
+	@$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(VENV)/.dev ## run the tests that take milliseconds
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 faults: $(VENV)/.dev ## the long fault tests: kills and full disks in earnest (about an hour)
 	@$(BIN)/python -m pytest tests/faults --long --timeout 7200

@@ -28,6 +28,7 @@ CHECKS = (
 LARGE = ("appendNodes", "execute")
 
 
+@pytest.mark.first
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("phases", "examples", "excluded"),

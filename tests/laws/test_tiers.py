@@ -93,6 +93,8 @@ def test_reductions_along_changing_axes(p: Program) -> None:
     agree(transform.vjp(p.graph, p.wrt, outputs), [*p.arrays, *p.like(p.graph, outputs, 2)])
 
 
+@pytest.mark.first
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not JIT, reason="this is the run without the JIT")
 def test_all_of_it_without_the_jit() -> None:
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}

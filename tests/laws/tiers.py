@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
-from pathlib import Path
 
 import numpy as np
 
 from gradwire_engine.codegen.bind import Native
-from gradwire_engine.codegen.programs import Programs, compiler_for
+from gradwire_engine.codegen.cache import Cache
+from gradwire_engine.codegen.compiler import Compiler
+from gradwire_engine.codegen.program import Kernel
+from gradwire_engine.codegen.programs import Programs
 from gradwire_engine.codegen.schedule import schedule
 from gradwire_engine.ir import Graph
 from gradwire_engine.passes import optimize
@@ -20,15 +21,18 @@ from .case import Array
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-12}
 
-# Kernels that are compiled once serve all later runs: they are found by their text.
-KERNELS = Path(os.environ.get("GRADWIRE_TEST_KERNELS", Path(__file__).parents[2] / ".venv/kernels"))
+
+class OnDemand(Compiler):
+    """Compiles what a test waits for, in one subprocess, as it waits for one thing at a time."""
+
+    def foresee(self, kernels: Iterable[Kernel]) -> None:
+        """Nothing: what no test asks for takes the time of those that wait."""
 
 
 @cache
 def programs() -> Programs:
     """What compiles for the tests of this process."""
-    KERNELS.parent.mkdir(parents=True, exist_ok=True)
-    return Programs(compiler_for(KERNELS), threads=2)
+    return Programs(OnDemand(Cache()), threads=2)
 
 
 def compiled(graph: Graph) -> Native:

@@ -97,6 +97,7 @@ def files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+@pytest.mark.first
 @pytest.mark.timeout(3600)
 def test_mixed_load(
     tmp_path: Path, long: bool, record_property: Callable[[str, object], None]

@@ -15,7 +15,6 @@ import pytest
 
 from gradwire_engine import Engine, RunSpec, ops
 from gradwire_engine.ir import GraphBuilder, Input, Type, Value
-from tests.laws.tiers import KERNELS
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +65,7 @@ def request(mode: str, names: list[str], tier: str) -> RunSpec:
 
 
 def test_eight_graphs_at_once(long: bool) -> None:
-    engine = Engine(threads=2, cache_dir=KERNELS)
+    engine = Engine(threads=2)
     jobs: list[tuple[str, Any, Any, Any]] = []
     for name, (mode, function, shapes) in CASES.items():
         rng = np.random.default_rng(len(jobs))

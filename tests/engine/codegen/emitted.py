@@ -18,8 +18,10 @@ from gradwire_engine.codegen import compile, prelude
 from gradwire_engine.codegen.emit import Emitter
 from gradwire_engine.codegen.loader import Code
 from gradwire_engine.codegen.lowering.move import lower_copy
-from gradwire_engine.codegen.program import Buffer, Call, Layout, dense_strides
+from gradwire_engine.codegen.program import Buffer, Call, Kernel, Layout, dense_strides
 from gradwire_engine.ir import Type
+
+from ...laws.tiers import programs
 
 Array = np.ndarray[Any, Any]
 
@@ -112,5 +114,6 @@ def _kernel(text: str) -> Any:
     """The function that kernel source defines, compiled unless Numba's JIT is off."""
     if not prelude.JIT:
         return compile.define(text)
-    address = Code(*compile.to_object(text)).keep()
+    (found,) = programs().compiler.request([Kernel(text)])
+    address = Code(*found.result(300)).keep()
     return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(address)
