@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy as np
 from gradwire_engine.codegen.bind import Native
 from gradwire_engine.codegen.cache import Cache
 from gradwire_engine.codegen.compiler import Compiler
-from gradwire_engine.codegen.program import Kernel
 from gradwire_engine.codegen.programs import Programs
 from gradwire_engine.codegen.schedule import schedule
 from gradwire_engine.ir import Graph
@@ -22,17 +21,10 @@ from .case import Array
 TOLERANCE = {"float32": 2e-6, "float64": 1e-12}
 
 
-class OnDemand(Compiler):
-    """Compiles what a test waits for, in one subprocess, as it waits for one thing at a time."""
-
-    def foresee(self, kernels: Iterable[Kernel]) -> None:
-        """Nothing: what no test asks for takes the time of those that wait."""
-
-
 @cache
 def programs() -> Programs:
-    """What compiles for the tests of this process."""
-    return Programs(OnDemand(Cache()), threads=2)
+    """What compiles for tests; in one subprocess, as a test waits for one thing at a time."""
+    return Programs(Compiler(Cache()), threads=2)
 
 
 def compiled(graph: Graph) -> Native:
