@@ -69,7 +69,8 @@ def test_a_kernel_is_compiled_once(compiler: Compiler) -> None:
     assert Code(symbol, image).address
     second.result(PATIENCE)
     pid = worker_pid(compiler)
-    assert os.getpriority(os.PRIO_PROCESS, pid) >= os.getpriority(os.PRIO_PROCESS, 0) + NICE
+    lower = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)  # below 19 there is nothing
+    assert os.getpriority(os.PRIO_PROCESS, pid) >= lower
     compiler.end()
     (known,) = compiler.request([one])
     assert known.done()
