@@ -37,6 +37,7 @@ class Sight:
     def report(self, exchange: Exchange) -> None:
         """A request is done, and is told of soon. To be called on the loop."""
         exchange.end()
+        exchange.part()
         self._done.append(exchange)
         if not self._called:
             self._called = True
@@ -66,4 +67,3 @@ class Sight:
         self.metrics.observe(exchange)
         trace_id = "" if self.tracing is None else self.tracing.record(exchange)
         log_request(exchange, trace_id, probe)
-        exchange.part()

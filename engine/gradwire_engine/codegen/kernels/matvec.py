@@ -17,7 +17,7 @@ import numpy as np
 from llvmlite import ir
 
 from ..lowering.products import GROUP
-from .tiles import SCALARS
+from .tiles import SCALARS, plain_product
 from .vectors import I64, Vectors, own, view
 
 CHAINS = 8
@@ -179,26 +179,6 @@ def make_sums(dtype: str) -> Any:
     cache, as it is gone over for every few of the depth.
     """
 
-    def plain(
-        a: int,
-        a_row: int,
-        a_depth: int,
-        b: int,
-        b_depth: int,
-        c: int,
-        c_row: int,
-        rows: int,
-        columns: int,
-        depth: int,
-        alpha: Any,
-        add: int,
-    ) -> None:
-        left = view(a, dtype, (rows, depth), (a_row, a_depth))
-        right = view(b, dtype, (depth, columns), (b_depth, 1))
-        total = view(c, dtype, (rows, columns), (c_row, 1))
-        product = alpha * (left @ right)
-        total[...] = total + product if add else product
-
     def body(builder: Any, args: Any) -> None:
         a, a_row, a_depth, b, b_depth, c, c_row, rows, columns, depth, alpha, add = args
         v = Vectors(builder, dtype)
@@ -269,7 +249,7 @@ def make_sums(dtype: str) -> Any:
             state = v.repeat(builder.sdiv(left, I64(streams)), state, some(streams))
             left = builder.srem(left, I64(streams))
 
-    return own(f"sums_{dtype}", plain, body, alpha=SCALARS[dtype])
+    return own(f"sums_{dtype}", plain_product(dtype), body, alpha=SCALARS[dtype])
 
 
 def make_totals(dtype: str) -> Any:

@@ -19,13 +19,8 @@ UNROLLED = 4
 SCALARS = {"float32": types.float32, "float64": types.float64}
 
 
-def make_tile(dtype: str, vectors: int) -> Any:
-    """``tile(a, a_row, a_depth, b, b_depth, c, c_row, rows, columns, depth, alpha, add)``.
-
-    C = alpha A B, or C + alpha A B if `add` is not 0, for at most `TILE_ROWS` rows and as many
-    columns as `vectors` hold, which are 1 apart in B and C. With one vector, columns of B beyond
-    the last are not read; with more, whole vectors are.
-    """
+def plain_product(dtype: str) -> Any:
+    """What tiles compute, and `matvec.make_sums`: C = alpha A B, or C + alpha A B."""
 
     def plain(
         a: int,
@@ -46,6 +41,17 @@ def make_tile(dtype: str, vectors: int) -> Any:
         total = view(c, dtype, (rows, columns), (c_row, 1))
         product = alpha * (left @ right)
         total[...] = total + product if add else product
+
+    return plain
+
+
+def make_tile(dtype: str, vectors: int) -> Any:
+    """``tile(a, a_row, a_depth, b, b_depth, c, c_row, rows, columns, depth, alpha, add)``.
+
+    C = alpha A B, or C + alpha A B if `add` is not 0, for at most `TILE_ROWS` rows and as many
+    columns as `vectors` hold, which are 1 apart in B and C. With one vector, columns of B beyond
+    the last are not read; with more, whole vectors are.
+    """
 
     def body(builder: Any, args: Any) -> None:
         a, a_row, a_depth, b, b_depth, c, c_row, rows, columns, depth, alpha, add = args
@@ -112,7 +118,7 @@ def make_tile(dtype: str, vectors: int) -> Any:
         builder.branch(done)
         builder.position_at_end(done)
 
-    return own(f"tile_{dtype}_{vectors}", plain, body, alpha=SCALARS[dtype])
+    return own(f"tile_{dtype}_{vectors}", plain_product(dtype), body, alpha=SCALARS[dtype])
 
 
 def make_copy(dtype: str) -> Any:
