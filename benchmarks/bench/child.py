@@ -14,7 +14,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ from typing import Any
 from . import cases, peers, turns
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradwire-benchmarks"
+
+REST_SECONDS = 1.0
+"""The longest that one is waited for after its turn."""
 
 
 class ChildError(Exception):
@@ -75,6 +80,24 @@ class Child:
         except OSError as error:
             raise ChildError(f"{self.name} is gone") from error
         return self._receive()
+
+    def rest(self) -> None:
+        """Wait until its threads have stopped spinning: ONNX Runtime's take 50 ms for that."""
+        end = time.monotonic() + REST_SECONDS
+        used = self._processor_time()
+        while time.monotonic() < end:
+            time.sleep(0.01)
+            before, used = used, self._processor_time()
+            if used - before < 10**6:
+                return
+
+    def _processor_time(self) -> int:
+        """Nanoseconds that its threads have worked."""
+        total = 0
+        for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+            with suppress(OSError):  # it has ended meanwhile
+                total += int((thread / "schedstat").read_text().split()[0])
+        return total
 
     def _receive(self) -> Any:
         try:

@@ -15,7 +15,6 @@ the table, so that the time goes to those who can.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -29,7 +28,6 @@ from .turns import Block, median
 
 OURS = "ours"
 FAR_BEHIND = 3.0
-SETTLE_SECONDS = 0.01
 OTHERS_SHARE, OTHERS_SECONDS = 0.12, 0.03
 """More of our cores' time than both together, used by others, makes a moment noisy."""
 
@@ -188,12 +186,12 @@ def _turns(
     for turn in range(settings.rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            time.sleep(SETTLE_SECONDS)  # the last one's threads stop spinning
             runs = contest.runs(name, settings)
             seconds = settings.seconds / settings.rounds
             blocks[name].append(
                 children[name].ask("time", contest.case.name, contest.mode, runs, seconds)
             )
+            children[name].rest()
     return blocks
 
 

@@ -19,6 +19,7 @@ thread that called it, and no more threads than the budget allows work at a time
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numba
@@ -30,6 +31,7 @@ from numba.extending import intrinsic
 from .prelude import word
 from .words import (
     ACTIVE,
+    AWAY_FROM,
     BUDGET,
     CLOCK,
     CONDITION,
@@ -44,14 +46,19 @@ from .words import (
     MOST_CHUNKS,
     MUTEX,
     OWNER,
+    PROCESSORS,
+    PROCESSORS_WORDS,
     REGION,
     SLOT_WORDS,
     SPIN,
     STEP_WORDS,
+    THREAD,
 )
 
 DRIVE = "intp(intp, intp, intp)"
 HELP = "void(intp, intp)"
+
+_LINUX = sys.platform == "linux"
 
 _CHUNKS = (1 << 20) - 1
 """The bits of a ticket that count chunks; those above are its generation."""
@@ -70,6 +77,9 @@ _mutex_unlock = _external("pthread_mutex_unlock", types.int32, types.intp)
 _condition_wait = _external("pthread_cond_wait", types.int32, types.intp, types.intp)
 _condition_signal = _external("pthread_cond_signal", types.int32, types.intp)
 _yield_processor = _external("sched_yield", types.int32)
+_processor = _external("sched_getcpu", types.int32)
+_get_affinity = _external("sched_getaffinity", types.int32, types.int32, types.intp, types.intp)
+_set_affinity = _external("sched_setaffinity", types.int32, types.int32, types.intp, types.intp)
 _to_word = _external("PyLong_AsSsize_t", types.intp, types.intp)
 _from_word = _external("PyLong_FromSsize_t", types.intp, types.intp)
 _release_gil = _external("PyEval_SaveThread", types.intp)
@@ -202,6 +212,29 @@ def _take_chunk(slot: int) -> bool:
 
 
 @inline
+def _part(helper: int) -> None:
+    """Have a sleeping helper wake on another processor than this one, if there is one to be used.
+
+    Left to itself, Linux on a virtual machine takes an idle processor for one that the host has
+    taken away, and wakes the helper where its caller works: until the load is balanced, tens of
+    milliseconds later, they take turns.
+    """
+    here = _processor()
+    if here < 0 or word(helper, THREAD) == 0 or word(helper, AWAY_FROM) == here + 1:
+        return
+    usable = helper + 8 * PROCESSORS
+    if _get_affinity(0, 8 * PROCESSORS_WORDS, usable) != 0:
+        return
+    _put(usable, here // 64, word(usable, here // 64) & ~(1 << here % 64))
+    others = 0
+    for k in range(PROCESSORS_WORDS):
+        others |= word(usable, k)
+    if others:
+        _set_affinity(word(helper, THREAD), 8 * PROCESSORS_WORDS, usable)
+        _put(helper, AWAY_FROM, here + 1)
+
+
+@inline
 def _wake(pool: int, wanted: int) -> None:
     """Wake as many sleeping helpers as are wanted and allowed."""
     allowed = word(pool, BUDGET) - _read(pool, ACTIVE)
@@ -209,6 +242,8 @@ def _wake(pool: int, wanted: int) -> None:
         helper = _helper(pool, i)
         if _read(helper, 0) == 1:
             _mutex_lock(helper + 8 * MUTEX)
+            if _LINUX:
+                _part(helper)
             _write(helper, 0, 0)
             _mutex_unlock(helper + 8 * MUTEX)
             _condition_signal(helper + 8 * CONDITION)

@@ -91,9 +91,11 @@ class Team:
                 library.pthread_mutex_init(ctypes.c_void_p(helper + 8 * words.MUTEX), None)
                 library.pthread_cond_init(ctypes.c_void_p(helper + 8 * words.CONDITION), None)
                 name = f"gradwire-kernels-{number}"
-                threading.Thread(
+                thread = threading.Thread(
                     target=self._help_out, args=(self.pool, number), name=name, daemon=True
-                ).start()
+                )
+                thread.start()
+                ctypes.c_int64.from_address(helper + 8 * words.THREAD).value = thread.native_id
             self.started = True
 
 

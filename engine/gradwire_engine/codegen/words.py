@@ -31,9 +31,13 @@ ACTIVE = 8  # how many runs are active
 HELPERS = 16  # where the helpers begin
 
 # A helper: word 0 says whether it sleeps.
-HELPER_WORDS = 24
+HELPER_WORDS = 48
 MUTEX = 8
 CONDITION = 16
+THREAD = 24  # its id to the system; 0: it stays where the system puts it
+AWAY_FROM = 25  # the processor that it keeps away from, plus 1
+PROCESSORS = 32  # a set of processors, a bit each
+PROCESSORS_WORDS = 16
 
 # A slot: word 0 is the ticket.
 SLOT_WORDS = 32

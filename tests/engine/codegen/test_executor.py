@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -253,6 +254,30 @@ def test_threads_run_different_programs_at_once() -> None:
         thread.join()
     assert not faults
     assert min(runs) >= 3
+
+
+@pytest.mark.skipif(
+    jit_is_off() or sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2,
+    reason="helpers are placed on Linux, where there is more than one processor",
+)
+def test_a_helper_wakes_on_another_processor_than_its_caller() -> None:
+    known = {thread.native_id for thread in threading.enumerate()}
+    programs = Programs(compiler_for(), threads=5)  # nobody else has a team of so many
+    upgrade = programs.request(lambda: chain(SIZE, 2, 5))
+    assert upgrade.wait(240)
+    assert upgrade.native is not None
+    x = np.ones(SIZE)
+    allowed = os.sched_getaffinity(0)
+    places: list[set[int]] = []
+    for _ in range(200):
+        upgrade.native.run([x, x])
+        time.sleep(0.01)  # in which they fall asleep
+        helpers = {thread.native_id for thread in threading.enumerate()} - known
+        places = [os.sched_getaffinity(helper or 0) for helper in helpers]
+        if len(places) == 4 and all(len(allowed - place) == 1 for place in places):
+            break
+    assert [len(allowed - place) for place in places] == [1] * 4
+    assert all(place < allowed for place in places)
 
 
 def test_idle_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
