@@ -9,6 +9,7 @@ fails.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,12 +29,22 @@ _GROUP_BYTES = 2**23
 
 _CROWD = 4
 _MOMENT = 0.0005
-"""After a group of at least `_CROWD` the next one gathers for so many seconds: fewer, larger groups
-take less of the processor, which is what a crowd is short of. One client never waits for it."""
+"""After `_CROWD` threads had something in a group, the next one gathers for so many seconds: fewer,
+larger groups take less of the processor, which is what a crowd is short of. One never waits."""
+
+_LATE = 0.005
+"""Seconds after which a loop sends off what it has gathered, whatever else comes."""
+
+_Waiting = list[tuple[Append, Commit]]
 
 
 class GroupCommit:
     """The thread that commits the appends of one process, and the bounded queue in front of it.
+
+    An event loop that submits one append after the other gathers them and sends them off together
+    once it has nothing more to submit. The thread would wake for the first, and then have to wait
+    for the interpreter's lock until the last; and whoever has that lock is slowed down by each
+    thread that asks for it.
 
     Args:
         commit: Makes one transaction of a group and tells what became of each append in it. It
@@ -45,8 +56,12 @@ class GroupCommit:
     def __init__(self, commit: Callable[[Sequence[Append]], Outcomes], *, room: int = 4096) -> None:
         self._commit = commit
         self._room = room
-        self._waiting: SimpleQueue[tuple[Append, Commit] | None] = SimpleQueue()
-        self._closing = threading.Lock()
+        self._gathered: _Waiting = []
+        self._since = 0.0  # when the first of them came
+        self._seen = 0  # how many there were when the loop looked last
+        self._sent: SimpleQueue[_Waiting] = SimpleQueue()
+        self._ahead = 0  # how many appends are in it
+        self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="group-commit", daemon=True)
         self._thread.start()
@@ -54,48 +69,79 @@ class GroupCommit:
     def submit(self, append: Append) -> Commit:
         """See `Store.append`."""
         commit = Commit()
-        with self._closing:
-            waiting = self._waiting.qsize()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        with self._lock:
+            gathered = self._gathered
+            waiting = self._ahead + len(gathered)
             if self._closed or waiting >= self._room:
                 raise Overloaded(reason=f"{waiting} appends wait for the store")
-            self._waiting.put((append, commit))
+            gathered.append((append, commit))
+            if loop is None:
+                self._send()
+            elif len(gathered) == 1:
+                self._since, self._seen = time.monotonic(), 0
+                loop.call_soon(self._look, loop)
         return commit
 
     def close(self) -> None:
         """Commit what waits, and end the thread."""
-        with self._closing:
+        with self._lock:
             self._closed = True
-            self._waiting.put(None)
+            self._send()
+            self._sent.put([])
         self._thread.join()
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On the loop: send off what was gathered, unless more came since the last look."""
+        with self._lock:
+            if len(self._gathered) > self._seen and time.monotonic() - self._since < _LATE:
+                self._seen = len(self._gathered)
+                loop.call_soon(self._look, loop)
+            else:
+                self._send()
+
+    def _send(self) -> None:
+        """Hand what was gathered to the thread; the lock is held."""
+        if self._gathered:
+            self._ahead += len(self._gathered)
+            self._sent.put(self._gathered)
+            self._gathered = []
 
     # -- on the thread -----------------------------------------------------------------------------
 
     def _serve(self) -> None:
         crowded = False
-        while first := self._waiting.get():
+        while first := self._sent.get():
             if crowded:
                 time.sleep(_MOMENT)
-            group = self._gather(first)
-            crowded = len(group) >= _CROWD
+            group, parts = self._gather(first)
+            crowded = parts >= _CROWD
             outcomes = self._outcomes([append for append, _ in group])
             for (append, commit), outcome in zip(group, outcomes, strict=True):
                 if outcome is None:
                     append.line.settled = append.version + len(append.entries)
                 commit.settle(outcome)
 
-    def _gather(self, first: tuple[Append, Commit]) -> list[tuple[Append, Commit]]:
-        """The appends of a group: the first one, and others that wait."""
-        group = [first]
-        size = first[0].size
+    def _gather(self, first: _Waiting) -> tuple[_Waiting, int]:
+        """The appends of a group: what came first, and what else waits; and of how many parts."""
+        group = first
+        parts = 1
+        size = sum(append.size for append, _ in first)
         with suppress(Empty):
             while len(group) < _GROUP and size < _GROUP_BYTES:
-                found = self._waiting.get_nowait()
-                if found is None:  # the end, which is to be found again
-                    self._waiting.put(None)
+                found = self._sent.get_nowait()
+                if not found:  # the end, which is to be found again
+                    self._sent.put(found)
                     break
-                group.append(found)
-                size += found[0].size
-        return group
+                group = group + found
+                parts += 1
+                size += sum(append.size for append, _ in found)
+        with self._lock:
+            self._ahead -= len(group)
+        return group, parts
 
     def _outcomes(self, group: Sequence[Append]) -> Outcomes:
         try:

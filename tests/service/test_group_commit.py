@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,71 @@ def test_what_comes_during_a_commit_is_committed_together(
     for future in (first, *rest):
         future.result(30)
     assert disk.groups == [["first"], ["0", "1", "2", "3", "4"]]
+
+
+def test_a_loop_sends_off_together_what_it_submits_in_a_row(
+    disk: Disk, gathered: GroupCommit
+) -> None:
+    disk.let.set()
+
+    async def some(count: int) -> list[Commit]:
+        commits = []
+        for k in range(count):
+            commits.append(gathered.submit(append(str(k))))
+            await asyncio.sleep(0)  # as one task after the other does
+        await asyncio.to_thread(commits[-1].result, 30)
+        return commits
+
+    for commit in asyncio.run(some(5)):
+        commit.result(30)
+    assert disk.groups == [["0", "1", "2", "3", "4"]]
+
+
+def test_a_loop_that_never_pauses_sends_off_all_the_same(disk: Disk, gathered: GroupCommit) -> None:
+    disk.let.set()
+    work = partial(time.sleep, 0.001)
+
+    async def until_the_first_is_durable() -> int:
+        first = gathered.submit(append("first"))
+        count = 1
+        while not first.done():
+            work()
+            gathered.submit(append("more"))
+            count += 1
+            await asyncio.sleep(0)
+        return count
+
+    assert asyncio.run(asyncio.wait_for(until_the_first_is_durable(), 30)) > 1
+
+
+def test_what_a_loop_has_gathered_goes_ahead_of_what_a_thread_submits(
+    disk: Disk, gathered: GroupCommit
+) -> None:
+    disk.let.set()
+
+    async def both() -> list[Commit]:
+        first = gathered.submit(append("first"))
+        second = await asyncio.get_running_loop().run_in_executor(
+            None, gathered.submit, append("second")
+        )
+        return [first, second]
+
+    for commit in asyncio.run(both()):
+        commit.result(30)
+    assert [text for group in disk.groups for text in group] == ["first", "second"]
+
+
+def test_the_end_commits_what_a_loop_has_gathered(disk: Disk) -> None:
+    disk.let.set()
+    group = GroupCommit(disk.commit)
+
+    async def leave() -> Commit:
+        return group.submit(append("last"))
+
+    commit = asyncio.run(leave())
+    group.close()
+    commit.result(0)
+    assert disk.groups == [["last"]]
 
 
 def test_a_fault_stays_with_the_append_that_causes_it(disk: Disk, gathered: GroupCommit) -> None:
