@@ -95,7 +95,7 @@ class Team:
                     target=self._help_out, args=(self.pool, number), name=name, daemon=True
                 )
                 thread.start()
-                ctypes.c_int64.from_address(helper + 8 * words.THREAD).value = thread.native_id
+                ctypes.c_int64.from_address(helper + 8 * words.THREAD).value = thread.native_id or 0
             self.started = True
 
 
