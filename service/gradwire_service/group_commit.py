@@ -79,7 +79,7 @@ class GroupCommit:
             if self._closed or waiting >= self._room:
                 raise Overloaded(reason=f"{waiting} appends wait for the store")
             gathered.append((append, commit))
-            if loop is None:
+            if loop is None or len(gathered) >= _GROUP:
                 self._send()
             elif len(gathered) == 1:
                 self._since, self._seen = time.monotonic(), 0
