@@ -268,8 +268,6 @@ class Resource:
                 stop=Stop(settings.run_seconds if self.heavy else None),
                 exchange=exchange,
             )
-            if call.query_string and method not in ("GET", "HEAD"):
-                call.query()  # only what is read has parameters
             reply = None
             if self.inline:
                 reply = handler(call)

@@ -40,27 +40,6 @@ def unpacked(answer: httpx.Response) -> tuple[dict[str, np.ndarray[Any, Any]], A
     return safetensors.unpack(answer.content, "response")
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/v1/sessions"),
-        ("POST", "/v1/sessions/m/nodes"),
-        ("POST", "/v1/sessions/m/forward"),
-        ("PUT", "/v1/sessions/m/outputs"),
-        ("DELETE", "/v1/sessions/m"),
-        ("PUT", "/v1/tensors/w"),
-        ("DELETE", "/v1/tensors/w"),
-    ],
-)
-def test_what_changes_something_has_no_parameters(
-    model: httpx.Client, method: str, path: str
-) -> None:
-    answer = model.request(method, path, params={"tier": "compiled"}, json={})
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_option"), answer.text
-    assert "no parameters belong here" in answer.json()["detail"]
-    assert model.get("/v1/sessions/m").json()["version"] == 1
-
-
 def test_lists_get_lists(model: httpx.Client) -> None:
     body = {"inputs": {"a/x": X.tolist()}}
     answer = model.post("/v1/sessions/m/forward", json=body)

@@ -37,10 +37,7 @@ GLANCE_SECONDS = 0.05
 """How often a long run or a long wait looks whether it should go on."""
 
 IDLE_BYTES = 1 << 28
-"""How much memory of arenas and results a process keeps between runs."""
-
-LARGE_BYTES = 1 << 20
-"""Results of at least this size lie in memory that is kept."""
+"""How much memory of arenas a process keeps between runs."""
 
 
 def _data_word() -> int:
@@ -58,11 +55,7 @@ DATA_WORD = _data_word()
 
 
 class Arenas:
-    """Memory for runs, kept between them: blocks by size, sizes in eighths of a power of two.
-
-    What the system gives anew it has to clear, page by page as it is touched: for large results
-    that takes as long as many a kernel.
-    """
+    """Memory for runs, kept between them: blocks by size, sizes in eighths of a power of two."""
 
     def __init__(self) -> None:
         self._idle: dict[int, list[tuple[Array, int]]] = {}
@@ -72,8 +65,7 @@ class Arenas:
 
     def after_fork(self) -> None:
         """Begin anew: nobody holds the lock."""
-        # Reentrant, as collecting garbage may give a block back anywhere.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     @staticmethod
     def size_class(nbytes: int) -> int:
@@ -99,37 +91,6 @@ class Arenas:
 
 
 ARENAS = Arenas()
-
-
-class _Lease:
-    """The memory of a large result: given back when nobody refers to the result any more.
-
-    NumPy keeps it alive as the base of the result, and of whatever is a view of that.
-    """
-
-    __slots__ = ("__array_interface__", "_arenas", "_block", "_size")
-
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> None:
-        self._arenas = ARENAS  # which may be gone from the module when a process ends
-        self._size = Arenas.size_class(nbytes)
-        self._block = ARENAS.take(self._size)
-        data = self._block[1], False
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": shape,
-            "typestr": dtype.str,
-            "data": data,
-        }
-
-    def __del__(self) -> None:
-        self._arenas.give(self._size, self._block)
-
-
-def _result(shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> Array:
-    """A new array for a result, with anything in it."""
-    if nbytes < LARGE_BYTES:
-        return np.empty(shape, dtype)
-    return np.asarray(_Lease(shape, dtype, nbytes))
 
 
 # -- programs --------------------------------------------------------------------------------------
@@ -177,7 +138,7 @@ class Native:
         slots |= {number: first + index for index, number in outputs.items()}
         self._frame_bytes = -(-8 * (first + len(schedule.outputs)) // ALIGNMENT) * ALIGNMENT
         self._slots = slots
-        self._outputs = [(t.shape, np.dtype(t.dtype), t.nbytes) for t in schedule.outputs]
+        self._outputs = [(type.shape, np.dtype(type.dtype)) for type in schedule.outputs]
         self._consts = [buffers[n].array for n in consts]
         steps = [step for step in schedule.steps if isinstance(step, Call)]
         chunks = max((step.chunks for step in steps), default=1)
@@ -233,7 +194,7 @@ class Native:
             else _sound(array)
             for array in arguments[: self._input_count]
         ]
-        results = [_result(*output) for output in self._outputs]
+        results = [np.empty(shape, dtype) for shape, dtype in self._outputs]
         team = self._team
         if team is not None and not team.started:
             team.start()

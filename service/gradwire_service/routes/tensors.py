@@ -18,6 +18,7 @@ __all__ = ["ROUTES"]
 
 def put(call: Call) -> Reply:
     """`PUT /v1/tensors/{name}`."""
+    call.query()
     name = tensor_name(call.params["name"])
     array = one_tensor(call.value(), "", None, call.resident)
     replaced: list[int] = []
@@ -45,6 +46,7 @@ def get(call: Call) -> Reply:
 
 def delete(call: Call) -> Reply:
     """`DELETE /v1/tensors/{name}`."""
+    call.query()
     call.service.tensors.delete(call.owner, call.params["name"], call.check_version)
     return Reply(204)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import subprocess
@@ -64,8 +63,7 @@ def test_steps_in_order_chunks_in_any(steps: int, chunks: int) -> None:
         (result,) = program.run([x, y])
         np.testing.assert_allclose(result, expected, rtol=1e-14)
         assert result.flags.c_contiguous
-        assert result.flags.writeable
-        assert not np.shares_memory(result, x)
+        assert result.flags.owndata
 
 
 def test_inputs_may_lie_anyhow() -> None:
@@ -281,53 +279,6 @@ def test_a_helper_wakes_on_another_processor_than_its_caller() -> None:
             break
     assert [len(allowed - place) for place in places] == [1] * 4
     assert all(place < allowed for place in places)
-
-
-def test_the_memory_of_a_large_result_is_used_again_once_nobody_has_it() -> None:
-    x = np.ones(bind.LARGE_BYTES // 8)
-    program = native(chain(x.size, 1, 1, c=1.0))
-    (result,) = program.run([x, x])
-    address = result.ctypes.data
-    assert address % 64 == 0
-    others = [program.run([x, x])[0] for _ in range(3)]
-    assert not any(np.shares_memory(other, result) for other in others)
-    assert not np.shares_memory(others[0], others[1])
-    view = result[5:].reshape(-1)[::2]
-    del result, others
-    later = [program.run([x, 2 * x])[0] for _ in range(5)]
-    assert not any(np.shares_memory(other, view) for other in later)
-    assert (view == 2.0).all()
-    del view, later
-    gc.collect()
-    again = [program.run([x, x])[0] for _ in range(6)]
-    assert address in {other.ctypes.data for other in again}
-
-
-def test_results_given_back_by_many_threads_stay_apart() -> None:
-    x = np.arange(bind.LARGE_BYTES // 8, dtype=np.float64)
-    program = native(chain(x.size, 1, 2, c=1.0))
-    faults: list[BaseException] = []
-
-    def work(number: int) -> None:
-        kept: list[np.ndarray[Any, Any]] = []
-        try:
-            for _ in range(3 if jit_is_off() else 40):
-                kept.append(program.run([x, np.full_like(x, number)])[0])
-                cycle: list[Any] = [kept[0]]
-                cycle.append(cycle)  # given back whenever garbage is collected
-                del kept[:-3]
-                for result in kept:
-                    np.testing.assert_array_equal(result[:100], x[:100] + number)
-                    np.testing.assert_array_equal(result[-100:], x[-100:] + number)
-        except BaseException as error:
-            faults.append(error)
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not faults
 
 
 def test_idle_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
