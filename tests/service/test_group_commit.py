@@ -15,6 +15,7 @@ import pytest
 
 from gradwire_engine import Engine, Entry, Input, Type
 from gradwire_engine.errors import EngineError, NameConflict, UnknownName
+from gradwire_service import group_commit
 from gradwire_service.errors import Overloaded, StorageFull, VersionConflict
 from gradwire_service.group_commit import GroupCommit, Outcomes
 from gradwire_service.http import IfMatch, Key
@@ -87,8 +88,9 @@ def test_what_comes_during_a_commit_is_committed_together(
 
 
 def test_a_loop_sends_off_together_what_it_submits_in_a_row(
-    disk: Disk, gathered: GroupCommit
+    disk: Disk, gathered: GroupCommit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(group_commit, "_LATE", 60.0)
     disk.let.set()
 
     async def some(count: int) -> list[Commit]:
