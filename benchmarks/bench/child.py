@@ -16,12 +16,12 @@ import subprocess
 import sys
 import time
 import traceback
-from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
 from . import cases, peers, turns
+from .servers import processor
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradwire-benchmarks"
 
@@ -84,20 +84,12 @@ class Child:
     def rest(self) -> None:
         """Wait until its threads have stopped spinning: ONNX Runtime's take 50 ms for that."""
         end = time.monotonic() + REST_SECONDS
-        used = self._processor_time()
+        used = processor(self._process.pid)
         while time.monotonic() < end:
-            time.sleep(0.01)
-            before, used = used, self._processor_time()
-            if used - before < 10**6:
+            time.sleep(0.025)  # one thread that spins takes ticks of the clock meanwhile
+            before, used = used, processor(self._process.pid)
+            if used == before:
                 return
-
-    def _processor_time(self) -> int:
-        """Nanoseconds that its threads have worked."""
-        total = 0
-        for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
-            with suppress(OSError):  # it has ended meanwhile
-                total += int((thread / "schedstat").read_text().split()[0])
-        return total
 
     def _receive(self) -> Any:
         try:

@@ -127,7 +127,7 @@ class GroupCommit:
 
     def _gather(self, first: _Waiting) -> tuple[_Waiting, int]:
         """The appends of a group: what came first, and what else waits; and of how many parts."""
-        group = first
+        group = list(first)
         parts = 1
         size = sum(append.size for append, _ in first)
         with suppress(Empty):
@@ -136,7 +136,7 @@ class GroupCommit:
                 if not found:  # the end, which is to be found again
                     self._sent.put(found)
                     break
-                group = group + found
+                group += found
                 parts += 1
                 size += sum(append.size for append, _ in found)
         with self._lock:
