@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 Form = Literal["json", "text"]
+Facts = dict[str, Any]
 
 _requests = logging.getLogger("gradwire.requests")
 
@@ -68,18 +69,34 @@ class Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record, and have it written soon."""
         try:
-            self._lines.append(self.format(record))
+            line = self.format(record)
         except Exception:
             self.handleError(record)
             return
+        self.take(line, record.levelno)
+
+    def take(self, line: str, level: int) -> None:
+        """Take a line, and have it written soon; the handler's lock is held."""
+        self._lines.append(line)
         try:
-            loop = asyncio.get_running_loop() if record.levelno < logging.WARNING else None
+            loop = asyncio.get_running_loop() if level < logging.WARNING else None
         except RuntimeError:
             loop = None
         if loop is None:
             self.flush()
         elif len(self._lines) == 1:  # later ones find this one's flush on its way
             loop.call_soon(self.flush)
+
+    def say(self, level: int, logger: str, message: str, facts: Facts) -> None:
+        """Take what a record would hold; one of this module's formatters is set."""
+        formatter = self.formatter
+        assert isinstance(formatter, _Formatter)
+        line = formatter.line(time.time(), level, logger, message, facts, None)
+        self.acquire()
+        try:
+            self.take(line, level)
+        finally:
+            self.release()
 
     def flush(self) -> None:
         """Write what there is; where stderr is gone there is nobody left to tell."""
@@ -94,53 +111,72 @@ class Lines(logging.Handler):
             self.release()
 
 
-class JsonFormatter(logging.Formatter):
-    """A record as one JSON object: time, level, logger, message, its facts, and the trace."""
+class _Formatter(logging.Formatter):
+    """Makes a line of a record, or of what would be in one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
+        trace = record.exc_info and "".join(traceback.format_exception(*record.exc_info))
+        facts: Facts = getattr(record, "facts", {})
+        return self.line(
+            record.created, record.levelno, record.name, record.getMessage(), facts, trace or None
+        )
+
+    def line(
+        self, at: float, level: int, logger: str, message: str, facts: Facts, trace: str | None
+    ) -> str:
+        """The same of the facts alone; `at` is in seconds since the epoch."""
+        raise NotImplementedError
+
+
+class JsonFormatter(_Formatter):
+    """A record as one JSON object: time, level, logger, message, its facts, and the trace."""
+
+    def line(
+        self, at: float, level: int, logger: str, message: str, facts: Facts, trace: str | None
+    ) -> str:
+        """The line, without its end."""
         line: dict[str, Any] = {
-            "time": _moment(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, "facts", {}),
+            "time": _moment(at),
+            "level": logging.getLevelName(level).lower(),
+            "logger": logger,
+            "message": message,
+            **facts,
         }
-        if record.exc_info:
-            line["trace"] = "".join(traceback.format_exception(*record.exc_info))
+        if trace is not None:
+            line["trace"] = trace
         try:
             return orjson.dumps(line, default=str).decode("utf-8")
         except TypeError:  # text that UTF-8 cannot hold, or an integer beyond 64 bits
             return json.dumps(line, default=str)
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(_Formatter):
     """A record as a line for people: time, level, message, facts; the trace below it."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def line(
+        self, at: float, level: int, _logger: str, message: str, facts: Facts, trace: str | None
+    ) -> str:
         """The line, without its end."""
-        facts = getattr(record, "facts", {})
         told = "".join(f" {name}={value}" for name, value in facts.items())
         # A request's text may hold line breaks, which would let it write lines of its own.
-        text = (record.getMessage() + told).replace("\r", "\\r").replace("\n", "\\n")
-        line = f"{_moment(record)} {record.levelname:<7} {text}"
-        if record.exc_info:
-            line += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        return line
+        text = (message + told).replace("\r", "\\r").replace("\n", "\\n")
+        line = f"{_moment(at)} {logging.getLevelName(level):<7} {text}"
+        return line if trace is None else f"{line}\n{trace.rstrip()}"
 
 
 _second: tuple[int, str] = (0, "")
 
 
-def _moment(record: logging.LogRecord) -> str:
-    """When a record was made: UTC, as RFC 3339 has it, in milliseconds."""
+def _moment(at: float) -> str:
+    """A moment in seconds since the epoch: UTC, as RFC 3339 has it, in milliseconds."""
     global _second  # formatting a date takes longer than the rest of a line
-    whole = int(record.created)
+    whole = int(at)
     known, text = _second
     if known != whole:
         text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
         _second = whole, text
-    return f"{text}.{int(record.msecs):03d}Z"
+    return f"{text}.{int((at - whole) * 1000):03d}Z"
 
 
 def log_request(exchange: Exchange, trace_id: str, probe: bool) -> None:
@@ -157,7 +193,7 @@ def log_request(exchange: Exchange, trace_id: str, probe: bool) -> None:
         level = logging.DEBUG
     if not _requests.isEnabledFor(level):
         return
-    facts: dict[str, Any] = {
+    facts: Facts = {
         "request_id": exchange.request_id,
         "method": exchange.method,
         "route": exchange.route,
@@ -175,12 +211,35 @@ def log_request(exchange: Exchange, trace_id: str, probe: bool) -> None:
     if trace_id:
         facts["trace_id"] = trace_id
     fault = exchange.fault
+    if fault is None and (lines := _lines_alone()) is not None:
+        lines.say(level, _requests.name, "request", facts)
+        return
     trace = None if fault is None else (type(fault), fault, fault.__traceback__)
     # Not `Logger.log`, which first looks for the line of code that logs: a third of the whole.
     extra = {"facts": facts}
     text = "request" if fault is None else f"internal fault in request {exchange.request_id}"
     line = _requests.makeRecord(_requests.name, level, "", 0, text, (), trace, extra=extra)
     _requests.handle(line)
+
+
+def _lines_alone() -> Lines | None:
+    """Our own handler, where a record about a request would come to it alone, and as it is.
+
+    Then there need be no record, which takes longer than the line that is made of it. Whoever
+    embeds the app, or watches it, may have handlers, filters or records of their own.
+    """
+    handlers: list[logging.Handler] = []
+    logger: logging.Logger | None = _requests
+    while logger is not None:
+        handlers += logger.handlers
+        logger = logger.parent if logger.propagate else None
+    lines = handlers[0] if len(handlers) == 1 else None
+    if not isinstance(lines, Lines):
+        return None
+    altered = _requests.filters or lines.filters or lines.level
+    if altered or logging.getLogRecordFactory() is not logging.LogRecord:
+        return None
+    return lines if type(lines.formatter) in (JsonFormatter, TextFormatter) else None
 
 
 _LEVELS: Final = (logging.INFO, logging.WARNING)

@@ -25,7 +25,7 @@ from gradwire.wire import safetensors
 from gradwire_service.cli import main
 from gradwire_service.exchange import Exchange
 from gradwire_service.local import LocalTransport
-from gradwire_service.logs import JsonFormatter, TextFormatter
+from gradwire_service.logs import JsonFormatter, Lines, TextFormatter, log_request
 from gradwire_service.metrics import Metrics
 from gradwire_service.settings import Settings
 from gradwire_service.sight import Sight
@@ -206,6 +206,66 @@ def test_the_form_can_be_chosen(tmp_path: Path) -> None:
         server.stop()
         (line,) = [line for line in server.log().splitlines() if "text:1" in line]
     assert re.match(r"\S+Z INFO    request request_id=text:1 method=GET route=/v1/limits ", line)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
+    """The logger of requests, whose records come to our handler alone."""
+    lines = Lines()
+    lines.setFormatter(JsonFormatter())
+    logger = logging.getLogger("gradwire.requests")
+    monkeypatch.setattr(logger, "handlers", [lines])
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.setLevel(logging.INFO)
+    yield logger
+    logger.setLevel(logging.NOTSET)
+
+
+class Watched:
+    """Somebody who wants to see records, in each way that there is."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.seen.append(record.getMessage())
+        return True
+
+    def factory(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = logging.LogRecord(*args, **kwargs)
+        self.filter(record)
+        return record
+
+    def handler(self) -> logging.Handler:
+        handler = logging.Handler()
+        handler.emit = self.filter  # type: ignore[assignment, method-assign]
+        return handler
+
+
+WAYS: dict[str, Callable[[logging.Logger, Watched], object]] = {
+    "a filter of the logger": lambda logger, who: logger.addFilter(who.filter),
+    "a filter of the handler": lambda logger, who: logger.handlers[0].addFilter(who.filter),
+    "a handler": lambda logger, who: logger.addHandler(who.handler()),
+    "records": lambda _, who: logging.setLogRecordFactory(who.factory),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whoever_wants_records_gets_them(
+    alone: logging.Logger, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exchange, who = Exchange("r", status=200), Watched()
+    log_request(exchange, "", probe=False)
+    plain = json.loads(capsys.readouterr().err)
+    WAYS[way](alone, who)
+    try:
+        log_request(exchange, "", probe=False)
+        log_request(exchange, "", probe=True)
+    finally:
+        alone.filters.clear()
+        logging.setLogRecordFactory(logging.LogRecord)
+    assert who.seen == ["request"]
+    assert {**json.loads(capsys.readouterr().err), "time": plain["time"]} == plain
 
 
 # -- Server-Timing ---------------------------------------------------------------------------------
