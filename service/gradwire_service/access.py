@@ -44,7 +44,7 @@ class Access:
         self._ring = KeyRing(load) if settings.needs_keys else None
         self._hosts = frozenset(host.lower() for host in settings.hosts)
         self._origins = frozenset(settings.cors_origins)
-        self._accepted: set[str] = set()  # hosts that were looked at already
+        self._accepted: set[bytes] = set()  # hosts that were looked at already
         # Whoever waives keys elsewhere means to be reached there; an address cannot be rebound.
         self._bound = None if is_loopback(settings.host) else settings.host.lower()
 
@@ -56,12 +56,18 @@ class Access:
         """
         if self._ring is not None:
             return
-        hosts = _all(scope, b"host")
+        hosts: list[bytes] = []
+        origins: list[bytes] = []
+        for name, value in scope["headers"]:
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"origin":
+                origins.append(value)
         server = scope.get("server")
         if server is not None and server[1] is not None:  # else it came over no network
             self._check_host(hosts, server[0])
-        for origin in _all(scope, b"origin"):
-            if origin not in self._origins and not _same(origin, hosts):
+        for origin in map(_text, origins):
+            if origin not in self._origins and not _same(origin, list(map(_text, hosts))):
                 raise Forbidden(
                     header="Origin",
                     value=origin[:300],
@@ -69,9 +75,10 @@ class Access:
                     "allow it",
                 )
 
-    def _check_host(self, hosts: Sequence[str], address: str) -> None:
-        if len(hosts) == 1 and hosts[0] in self._accepted:
+    def _check_host(self, given: Sequence[bytes], address: str) -> None:
+        if len(given) == 1 and given[0] in self._accepted:
             return
+        hosts = list(map(_text, given))
         parts = _AUTHORITY.fullmatch(hosts[0]) if len(hosts) == 1 else None
         name = parts["name"].strip("[]").lower() if parts else ""
         own = self._bound is not None and name in (address, self._bound)
@@ -83,7 +90,7 @@ class Access:
                 "in GRADWIRE_HOSTS; list the name there, or have keys required (GRADWIRE_KEYS)",
             )
         if len(self._accepted) < _REMEMBERED:
-            self._accepted.add(hosts[0])
+            self._accepted.add(given[0])
 
     async def owner(self, scope: MutableMapping[str, Any]) -> str:
         """Whose resources a request is about.
@@ -142,7 +149,11 @@ def with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 
 def _all(scope: Mapping[str, Any], name: bytes) -> list[str]:
-    return [value.decode("latin-1").strip() for key, value in scope["headers"] if key == name]
+    return [_text(value) for key, value in scope["headers"] if key == name]
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1").strip()
 
 
 def _same(origin: str, hosts: Sequence[str]) -> bool:

@@ -358,7 +358,7 @@ class Paths:
             return None
         resource, names = self._by_group[match.lastindex]  # the group that was closed last
         first = match.lastindex + 1
-        return resource, dict(zip(names, match.groups()[first - 1 :], strict=False))
+        return resource, {name: match[first + k] for k, name in enumerate(names)}
 
 
 _PLACE = re.compile(r"([^{]*)(?:\{(\w+)(?::(\w+))?\})?")
