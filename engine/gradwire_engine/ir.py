@@ -49,7 +49,7 @@ class Type:
     @property
     def extent(self) -> int:
         """Bytes with sizes of zero counted as one: what array libraries have to address."""
-        return math.prod(size or 1 for size in self.shape) * ITEMSIZE[self.dtype]
+        return math.prod([size or 1 for size in self.shape]) * ITEMSIZE[self.dtype]
 
     @property
     def is_float(self) -> bool:

@@ -71,10 +71,10 @@ def fields(value: object, path: str, known: Collection[str]) -> dict[str, Any]:
 
 def required(found: Mapping[str, Any], name: str, path: str, read: Callable[[object, str], T]) -> T:
     """A field that has to be there."""
-    where = join(path, name)
-    if found.get(name) is None:
-        raise MalformedBody(path=where, reason="the field is required")
-    return read(found[name], where)
+    value = found.get(name)
+    if value is None:
+        raise MalformedBody(path=join(path, name), reason="the field is required")
+    return read(value, join(path, name))
 
 
 def optional(

@@ -241,7 +241,8 @@ def _input(value: object, path: str) -> Input:
 
 
 def _entries(resident: Resident, value: object, path: str) -> tuple[Entry, ...]:
-    return tuple(_entry(item, f"{path}/{k}", resident) for k, item in enumerate(items(value, path)))
+    found = items(value, path)
+    return tuple([_entry(item, f"{path}/{k}", resident) for k, item in enumerate(found)])
 
 
 def _entry(value: object, path: str, resident: Resident) -> Entry:
@@ -256,7 +257,7 @@ def _entry(value: object, path: str, resident: Resident) -> Entry:
     return Entry(
         op=op,
         inputs=refs,
-        attrs=_attributes(op, attrs, f"{path}/attrs", resident),
+        attrs=_attributes(op, attrs, f"{path}/attrs", resident) if attrs else {},
         name=optional(entry, "name", path, text),
         source=source,
     )
@@ -303,7 +304,11 @@ def _outputs(value: object, path: str) -> dict[str, Ref]:
 
 
 def _refs(value: object, path: str) -> tuple[Ref, ...]:
-    return tuple(_ref(item, f"{path}/{k}") for k, item in enumerate(items(value, path)))
+    # Most are names: for those there is nothing to do.
+    found = items(value, path)
+    return tuple(
+        [ref if type(ref) is str else _ref(ref, f"{path}/{k}") for k, ref in enumerate(found)]
+    )
 
 
 def _ref(value: object, path: str) -> Ref:
