@@ -47,6 +47,7 @@ REFRESH_SECONDS = 1.0
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 Labels = tuple[str, ...]
+_Answer = tuple[str, str, int, str]  # route, method, status, code
 
 
 class Metrics:
@@ -64,9 +65,12 @@ class Metrics:
             ProcessCollector(registry=self._registry)
             PlatformCollector(registry=self._registry)
         # Looking a labelled one up takes longer than counting.
-        self._of_requests: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
+        self._of_requests: dict[_Answer, tuple[Counter, Histogram]] = {}
         self._of_steps: dict[tuple[str, str], Histogram] = {}
         self._seen: dict[tuple[Counter, Labels], float] = {}
+        # What was observed and is not added up yet.
+        self._answered: dict[_Answer, int] = {}
+        self._bytes_in = self._bytes_out = 0
 
         self._requests = self._counter(
             "gradwire_requests", "Requests answered.", "route", "method", "status", "code"
@@ -121,17 +125,15 @@ class Metrics:
         )
 
     def observe(self, exchange: Exchange) -> None:
-        """Count a request that is done."""
+        """Take a request that is done; `add_up` has to follow, once for any number of them."""
         key = exchange.route, exchange.method, exchange.status, exchange.code
         if key not in self._of_requests:
             counter = self._requests.labels(*key[:2], str(exchange.status), exchange.code)
             self._of_requests[key] = counter, self._seconds.labels(exchange.route)
-        counter, histogram = self._of_requests[key]
-        counter.inc()
-        histogram.observe(exchange.seconds)
-        if exchange.received:
-            self._received.inc(exchange.received)
-        self._sent.inc(exchange.sent)
+        self._of_requests[key][1].observe(exchange.seconds)
+        self._answered[key] = self._answered.get(key, 0) + 1
+        self._bytes_in += exchange.received
+        self._bytes_out += exchange.sent
         if exchange.tier:
             self._runs.labels(exchange.tier).inc()
         if exchange.watch is None:
@@ -143,6 +145,16 @@ class Metrics:
                 of = self._queued.labels(exchange.pool) if queued else self._steps.labels(name)
                 self._of_steps[step] = of
             self._of_steps[step].observe(seconds)
+
+    def add_up(self) -> None:
+        """Add what was observed to the figures: each of them is locked, and may be in a file."""
+        answered, self._answered = self._answered, {}
+        received, self._bytes_in = self._bytes_in, 0
+        sent, self._bytes_out = self._bytes_out, 0
+        for key, number in answered.items():
+            self._of_requests[key][0].inc(number)
+        self._received.inc(received)
+        self._sent.inc(sent)
 
     def refresh(self, service: Service) -> None:
         """Write down the state of this process."""

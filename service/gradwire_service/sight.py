@@ -51,6 +51,10 @@ class Sight:
                 self._tell(self._done.popleft())
             except Exception:  # the answer is out, and the next one is to be told of all the same
                 _log.exception("a request that was answered could not be told of")
+        try:
+            self.metrics.add_up()
+        except Exception:
+            _log.exception("requests that were answered could not be counted")
 
     def _tell(self, exchange: Exchange) -> None:
         """Count, trace and log a request, under the template of its path.
