@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from . import errors
 from .ir import DTYPES, Graph, Input, Node, Origin, Type, check_shape
@@ -35,8 +35,7 @@ Ref = int | str | Handle
 """How a value is named: by id, by name, or by a handle, which is checked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One op to append. Tensor attributes are arrays; all others are as they came over the wire."""
 
     op: str
@@ -254,7 +253,10 @@ class Builder:
                 operands=[o.name for o in op.operands],
             )
         return tuple(
-            self.resolve(ref, op=op.name, operand=op.operand_name(i)) for i, ref in enumerate(refs)
+            [
+                self.resolve(ref, op=op.name, operand=op.operand_name(i))
+                for i, ref in enumerate(refs)
+            ]
         )
 
     def _typed(self, op: Op, ids: tuple[int, ...], entry: Entry, max_name: int) -> Node:

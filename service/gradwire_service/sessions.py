@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,8 +78,7 @@ _RACES = 2
 """Races with other processes that an append may lose before it makes them wait."""
 
 
-@dataclass(frozen=True)
-class Staged:
+class Staged(NamedTuple):
     """An append on its way to the disk; `document` is the answer once it is `committed`."""
 
     document: Document

@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import orjson
@@ -125,12 +126,11 @@ class NewSession:
     residuals: Residuals | None = None
 
 
-@dataclass(frozen=True)
-class LogEntry:
+class LogEntry(NamedTuple):
     """One node as it is logged, and the large arrays that it refers to by SHA-256."""
 
     document: bytes
-    blobs: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    blobs: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,12 @@ class Line:
     broken: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Append:
-    """Entries to go behind version `version` of the session `number`, as part of `line`."""
+class Append(NamedTuple):
+    """Entries to go behind version `version` of the session `number`, as part of `line`.
+
+    A tuple, as `LogEntry` and an engine's `Entry` are: they are made for each append, and a frozen
+    dataclass takes several times as long to make.
+    """
 
     number: int
     version: int

@@ -623,8 +623,8 @@ def test_one_of_a_group_is_refused_and_the_others_stay(tmp_path: Path) -> None:
         behind = append(rows[0], 0)
         twice = append(rows[1], 1, "k")
         group = [
-            replace(behind, receipt=None),
-            replace(append(rows[0], 1), line=behind.line),
+            behind._replace(receipt=None),
+            append(rows[0], 1)._replace(line=behind.line),
             append(rows[1], 0, "k"),
             twice,
             append(rows[2], 5),
