@@ -79,6 +79,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._tail: asyncio.TimerHandle | None = None  # runs while an answered body goes on
         self._unread: asyncio.TimerHandle | None = None  # runs while the client does not read
+        self._idle: asyncio.TimerHandle | None = None  # runs from the first answer on
+        self._idle_since = 0.0  # on the loop's clock
         self._fault: Exception | None = None
         self._refused = False
         self._late: Exception | None = None  # what is to be refused after the answers under way
@@ -98,7 +100,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
-        for timer in (self._head, self._tail, self._unread):
+        for timer in (self._head, self._tail, self._unread, self._idle):
             if timer is not None:
                 timer.cancel()
         if self._served is not None and not self._served.response_complete:
@@ -134,7 +136,6 @@ class Connection(HttpToolsProtocol):
         self._piece = len(data)
         if self._in_head:
             self._head_bytes += self._piece
-        self._unset_keepalive_if_required()
         self._feed(data)
         if not (self._in_head and self._head_bytes) or self._refused:
             return
@@ -236,9 +237,32 @@ class Connection(HttpToolsProtocol):
             self._tail = self.loop.call_later(_LINGER, self.transport.close)
         if self.pipeline:
             self._served = self.pipeline[-1][0]
-        super().on_response_complete()
+            super().on_response_complete()
+        else:
+            self._idle_from_now()
         if self._late is not None and self._answered:
             self._refuse_now(self._late)
+
+    def _idle_from_now(self) -> None:
+        """Nothing is under way; instead of uvicorn, which sets and cancels a timer each time."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self._idle is None:
+            self._idle = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if self._busy or self._head_bytes or not self._in_head:
+            left = self.timeout_keep_alive
+        if left > 0:
+            self._idle = self.loop.call_later(left, self._end_if_idle)
+        elif self.transport.get_write_buffer_size():  # nor was anything read
+            self._drop()
+        else:
+            self.transport.close()
 
     def _await_head(self) -> None:
         self._head = self.loop.call_later(self._rules.header_seconds, self._no_head)
@@ -266,13 +290,6 @@ class Connection(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Nothing came for a long time."""
-        if self.transport.get_write_buffer_size():  # nor was anything read
-            self._drop()
-        else:
-            super().timeout_keep_alive_handler()
 
     def _watch_reading(self) -> None:
         unread = self.transport.get_write_buffer_size()
