@@ -14,7 +14,15 @@ import random
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    MutableMapping,
+)
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -276,13 +284,13 @@ class Guard:
         service: Service = scope["app"].state.service
         found = self._paths.find(scope["path"])
 
-        async def tagged(message: MutableMapping[str, Any]) -> None:
+        def tagged(message: MutableMapping[str, Any]) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 exchange.started, exchange.status = True, message["status"]
                 message["headers"].append(tag)
             else:
                 exchange.sent += len(message.get("body", b""))
-            await send(message)
+            return send(message)
 
         try:
             if PREFLIGHT in scope:

@@ -3,8 +3,7 @@
 uvicorn waits for ever for the rest of a request's headers, takes headers of any size, goes on
 reading a body that was answered already, and waits for ever for a client that does not read. Here
 each of these has an end. What happens to requests that are complete is the business of the app,
-which may read large bodies through an `Intake`. Answers leave in one system call, where uvicorn
-makes one for the head and one for the body.
+which may read large bodies through an `Intake`, and answers through a `Sender`.
 """
 
 from __future__ import annotations
@@ -13,15 +12,18 @@ import asyncio
 import socket
 import struct
 import uuid
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import httptools
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gradwire.wire.messages import PROBLEM, REQUEST_ID
 
+from .answers import Sender
 from .bodies import RATE
 from .errors import HeadersTooLarge, MalformedBody, Overloaded, RequestTimeout, problem_of
 from .exchange import Exchange
@@ -33,12 +35,6 @@ __all__ = ["Connection", "Rules"]
 
 _LINGER = 2.0
 """Seconds that a client has to end what it sends after it was answered."""
-
-_JOINED = 2**16
-"""The largest body, in bytes, that is worth being sent together with its head."""
-
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-"""The one thing that uvicorn writes ahead of an answer."""
 
 _LAST_CALL = 0.5
 """Seconds that a stopping server waits for a request which may be on its way already."""
@@ -72,6 +68,8 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, rules: Rules, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self._app: ASGIApp = self.app
+        self.app = self._serve
         self._rules = rules
         self._head: asyncio.TimerHandle | None = None  # runs while headers are awaited
         self._head_bytes = 0
@@ -79,6 +77,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._tail: asyncio.TimerHandle | None = None  # runs while an answered body goes on
         self._unread: asyncio.TimerHandle | None = None  # runs while the client does not read
+        self._idle: asyncio.TimerHandle | None = None  # runs from the first answer on
+        self._idle_since = 0.0  # on the loop's clock
         self._fault: Exception | None = None
         self._refused = False
         self._late: Exception | None = None  # what is to be refused after the answers under way
@@ -90,7 +90,6 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The client is there."""
         super().connection_made(transport)
-        self._answers = _Joined(transport)
         if len(self.connections) > self._rules.connections:
             self._refuse(Overloaded(reason=f"{self._rules.connections} connections are open"))
             return
@@ -98,7 +97,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
-        for timer in (self._head, self._tail, self._unread):
+        for timer in (self._head, self._tail, self._unread, self._idle):
             if timer is not None:
                 timer.cancel()
         if self._served is not None and not self._served.response_complete:
@@ -134,7 +133,6 @@ class Connection(HttpToolsProtocol):
         self._piece = len(data)
         if self._in_head:
             self._head_bytes += self._piece
-        self._unset_keepalive_if_required()
         self._feed(data)
         if not (self._in_head and self._head_bytes) or self._refused:
             return
@@ -182,10 +180,13 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if not self.pipeline:
             self._served = cycle
-        cycle.transport = self._answers  # type: ignore[assignment] # what it needs of one
         cycle.scope["extensions"] = {BODY: SocketIntake(self)}  # type: ignore[dict-item]
         if self._stopping:
             cycle.keep_alive = False
+
+    def _serve(self, scope: Scope, receive: Receive, _: Send) -> Awaitable[None]:
+        """The app, with a `send` of ours."""
+        return self._app(scope, receive, Sender(self._served))
 
     def _check_size(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -208,7 +209,7 @@ class Connection(HttpToolsProtocol):
     def invite(self) -> None:
         """Tell a client that asked that its body is welcome."""
         if not self.transport.is_closing():
-            self.transport.write(_CONTINUE)
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.cycle.waiting_for_100_continue = False
 
     def end_body(self) -> None:
@@ -230,15 +231,37 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A request was answered."""
-        self._answers.end()
         if not self._in_head and self.cycle.response_complete and self._tail is None:
             # Its body goes on, but nobody reads it.
             self._tail = self.loop.call_later(_LINGER, self.transport.close)
         if self.pipeline:
             self._served = self.pipeline[-1][0]
-        super().on_response_complete()
+            super().on_response_complete()
+        else:
+            self._idle_from_now()
         if self._late is not None and self._answered:
             self._refuse_now(self._late)
+
+    def _idle_from_now(self) -> None:
+        """Nothing is under way; instead of uvicorn, which sets and cancels a timer each time."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self._idle is None:
+            self._idle = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if self._busy or self._head_bytes or not self._in_head:
+            left = self.timeout_keep_alive
+        if left > 0:
+            self._idle = self.loop.call_later(left, self._end_if_idle)
+        elif self.transport.get_write_buffer_size():  # nor was anything read
+            self._drop()
+        else:
+            self.transport.close()
 
     def _await_head(self) -> None:
         self._head = self.loop.call_later(self._rules.header_seconds, self._no_head)
@@ -266,13 +289,6 @@ class Connection(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Nothing came for a long time."""
-        if self.transport.get_write_buffer_size():  # nor was anything read
-            self._drop()
-        else:
-            super().timeout_keep_alive_handler()
 
     def _watch_reading(self) -> None:
         unread = self.transport.get_write_buffer_size()
@@ -352,43 +368,3 @@ class Connection(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(_LINGER, self.transport.close)
-
-
-class _Joined:
-    """What answers are written to: a head waits for what follows, and both leave together."""
-
-    __slots__ = ("_begun", "_head", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._begun = False
-        self._head: bytes | memoryview | None = None
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Send something; what comes first of an answer is its head."""
-        if self._head is not None:
-            head, self._head = self._head, None
-            if len(data) <= _JOINED:
-                self._transport.writelines((head, data))
-                return
-            self._transport.write(head)
-        elif not self._begun and data != _CONTINUE:
-            self._begun, self._head = True, data
-            return
-        self._transport.write(data)
-
-    def end(self) -> None:
-        """An answer is complete, with a body or without."""
-        self._begun = False
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._transport.write(head)
-
-    def close(self) -> None:
-        """End the connection once all is sent."""
-        self.end()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        """Whether the connection is about to end."""
-        return self._transport.is_closing()

@@ -77,11 +77,12 @@ class Reply(NamedTuple):
         if self.status not in (204, 304):
             headers.append((b"content-length", b"%d" % length))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        *first, last = self.chunks or (b"",)
+        last = b""
         if length > _PROMPT:
-            first, last = [*first, last], b""
-        for chunk in first:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            for chunk in self.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        else:
+            last = b"".join(self.chunks)
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
