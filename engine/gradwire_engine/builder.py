@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from . import errors
@@ -238,20 +239,35 @@ class Builder:
         return self.nodes[before:]
 
     def _make(self, entry: Entry, max_name: int) -> Node:
+        ids = self._plain_ids(entry)
+        if ids is not None:
+            try:
+                op, result = _plain(
+                    entry.op, tuple([self.type_of(id) for id in ids]), self.memory_limit
+                )
+            except errors.EngineError:
+                pass  # which is told below, with its place
+            else:
+                return self._node(op, ids, result, entry, max_name)
         op_class = find(entry.op)
         ids = self._operands(op_class, entry.inputs)
         op = op_class.parse(entry.attrs or {})
         return self._typed(op, ids, entry, max_name)
 
+    def _plain_ids(self, entry: Entry) -> tuple[int, ...] | None:
+        """The operands of an entry that has few of them, no handles, no attributes and no fault."""
+        if entry.attrs or len(entry.inputs) > _FEW:
+            return None
+        ids = []
+        for ref in entry.inputs:
+            id = self._names.get(ref, -1) if type(ref) is str else ref
+            if type(id) is not int or not 0 <= id < self.ctx_len:
+                return None
+            ids.append(id)
+        return tuple(ids)
+
     def _operands(self, op: type[Op], refs: Sequence[Ref]) -> tuple[int, ...]:
-        low, high = op.arity()
-        if len(refs) < low or (high is not None and len(refs) > high):
-            raise errors.WrongArity(
-                op=op.name,
-                expected=low if low == high else [low, high],
-                actual=len(refs),
-                operands=[o.name for o in op.operands],
-            )
+        _check_arity(op, len(refs))
         return tuple(
             [
                 self.resolve(ref, op=op.name, operand=op.operand_name(i))
@@ -260,9 +276,12 @@ class Builder:
         )
 
     def _typed(self, op: Op, ids: tuple[int, ...], entry: Entry, max_name: int) -> Node:
-        result = op.typing(*(self.type_of(i) for i in ids))
-        check_rank("nodes", result.shape)
-        check_bytes(result, self.memory_limit)
+        result = _type_of_result(op, [self.type_of(id) for id in ids], self.memory_limit)
+        return self._node(op, ids, result, entry, max_name)
+
+    def _node(
+        self, op: Op, ids: tuple[int, ...], result: Type, entry: Entry, max_name: int
+    ) -> Node:
         if entry.name is not None:
             check_name(entry.name, max_name)
             if entry.name in self._names:
@@ -279,6 +298,40 @@ class Builder:
             if node.name is not None:
                 del self._names[node.name]
         del self.nodes[length:]
+
+
+_FEW = 4
+"""The most operands with which an application of an op is remembered."""
+
+
+@lru_cache(maxsize=4096)
+def _plain(op: str, operands: tuple[Type, ...], memory_limit: int | None) -> tuple[Op, Type]:
+    """An op without attributes, and the type that it has on operands of such types.
+
+    Graphs repeat themselves, and to make an op and find out its type is most of an append.
+    """
+    op_class = find(op)
+    _check_arity(op_class, len(operands))
+    made = op_class.parse({})
+    return made, _type_of_result(made, operands, memory_limit)
+
+
+def _check_arity(op: type[Op], count: int) -> None:
+    low, high = op.arity()
+    if count < low or (high is not None and count > high):
+        raise errors.WrongArity(
+            op=op.name,
+            expected=low if low == high else [low, high],
+            actual=count,
+            operands=[o.name for o in op.operands],
+        )
+
+
+def _type_of_result(op: Op, operands: Sequence[Type], memory_limit: int | None) -> Type:
+    result = op.typing(*operands)
+    check_rank("nodes", result.shape)
+    check_bytes(result, memory_limit)
+    return result
 
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ SHA-256.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ def graph_documents(graph: Graph) -> list[Document]:
 
 def log_entry(document: Document) -> tuple[Document, LogEntry]:
     """A node's document with large arrays replaced by their summaries, and its log entry."""
-    if not any(_is_large(value) for value in document["attrs"].values()):
+    if not any(map(_is_large, document["attrs"].values())):
         return document, LogEntry(freeze(document))
     blobs: dict[str, Array] = {}
     attrs = {}
@@ -148,7 +149,10 @@ def _is_large(value: object) -> bool:
 
 def freeze(document: Document) -> bytes:
     """A document as stored: JSON with its arrays in base64."""
-    return orjson.dumps(document, default=lambda array: encode_tensor(array, "base64"))
+    return orjson.dumps(document, default=_in_base64)
+
+
+_in_base64 = partial(encode_tensor, form="base64")
 
 
 def thaw(stored: bytes) -> Document:

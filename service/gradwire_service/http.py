@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl
@@ -341,6 +341,7 @@ def media_type(header: str) -> str:
     return header.partition(";")[0].strip().lower()
 
 
+@lru_cache(maxsize=64)  # a client sends the same one each time
 def prefers_binary(accept: str | None, *, default: bool) -> bool:
     """Whether `Accept` prefers safetensors to JSON; a tie, or neither, leaves the default."""
     if not accept:
