@@ -93,6 +93,25 @@ def test_order_of_checks_op_arity_refs_attributes_types() -> None:
         assert caught.value.code == code
 
 
+def test_what_is_remembered_of_an_op_holds_for_its_operands_and_limits_alone() -> None:
+    roomy = Builder(inputs(x=(2, 3), w=(3, 4), c=(3, 5)))
+    entry = Entry("matmul", ("x", "w"))
+    for _ in range(2):
+        assert roomy.append([entry])[0].type == Type((2, 4), "float64")
+    assert roomy.append([Entry("matmul", ("x", "c"))])[0].type == Type((2, 5), "float64")
+    singles = Builder([Input(i.name, i.type.with_dtype("float32"), True) for i in roomy.inputs])
+    assert singles.append([entry])[0].type == Type((2, 4), "float32")
+    small = Builder(inputs(x=(2, 3), w=(3, 1)), memory_limit=48)
+    small.append([entry, Entry("transpose2d", ("w",))])
+    with pytest.raises(errors.MemoryLimit):
+        small.append([Entry("matmul", ("w", 3))])
+    for refs in ((0,), (0, 1, 2), (0, True, 1)):
+        with pytest.raises(errors.WrongArity):
+            roomy.append([Entry("matmul", refs)])
+    with pytest.raises(errors.ShapeMismatch):
+        roomy.append([Entry("matmul", ("w", "x"))])
+
+
 def test_aliases_resolve_before_facts_are_filled() -> None:
     builder = Builder(inputs(x=(3,), w=(4,)))
     with pytest.raises(errors.ShapeMismatch) as caught:
