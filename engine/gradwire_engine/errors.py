@@ -256,7 +256,7 @@ class CallError(_Located):
     """An op is called with the wrong number of operands or the wrong attributes."""
 
 
-class WrongArity(CallError, template="{op} takes {wanted} operands ({names}), got {actual}."):
+class WrongArity(CallError, template="{op} takes {wanted} ({names}), got {actual}."):
     """Too few or too many operands."""
 
     op: str
@@ -265,12 +265,11 @@ class WrongArity(CallError, template="{op} takes {wanted} operands ({names}), go
     operands: list[str] | None = None
 
     def sentence(self) -> str:
-        wanted: str
         if isinstance(self.expected, int):
-            wanted = str(self.expected)
+            wanted = f"{self.expected} operand{'s' * (self.expected != 1)}"
         else:
             low, high = self.expected
-            wanted = f"{low} or more" if high is None else f"{low} to {high}"
+            wanted = f"{low} or more operands" if high is None else f"{low} to {high} operands"
         names = ", ".join(self.operands or []) or "none"
         return self.template.format(op=self.op, wanted=wanted, names=names, actual=self.actual)
 

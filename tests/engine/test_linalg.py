@@ -121,7 +121,7 @@ def test_refusals(
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("ij,jk", "it has 2 terms, but there are 1 operands"),
+        ("ij,jk", "it has 2 terms, but there is 1 operand"),
         ("i1", "only letters, commas, '...' and '->' may occur"),
         ("ij->k", "no operand has 'k', but the output does"),
         ("ij->...", "no operand has '...', but the output does"),

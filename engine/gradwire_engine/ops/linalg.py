@@ -219,7 +219,8 @@ class Einsum(Composite, inputs=("*operands",)):
         """Labels per axis of each operand and of the output, ellipses spelled out; their sizes."""
         terms, output = self.terms()
         if len(terms) != len(operands):
-            reason = f"it has {len(terms)} terms, but there are {len(operands)} operands"
+            count = "is 1 operand" if len(operands) == 1 else f"are {len(operands)} operands"
+            reason = f"it has {len(terms)} terms, but there {count}"
             raise self.invalid("spec", reason)
         checks.floats(self, **checks.numbered("operands", operands))
         sizes: dict[str, int] = {}
