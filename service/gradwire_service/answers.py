@@ -13,7 +13,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-__all__ = ["Sender"]
+from .http import Reply
+
+__all__ = ["Sender", "send_whole"]
 
 _JOINED = 2**16
 """The largest body, in bytes, that is worth being copied behind its head."""
@@ -22,6 +24,7 @@ _PLAIN = bytes([9, *range(32, 127), *range(128, 256)])
 """The bytes that a header may consist of."""
 
 Message = MutableMapping[str, Any]
+Header = tuple[bytes, bytes]
 
 
 class Sender:
@@ -41,47 +44,59 @@ class Sender:
                 self._head = message
                 return
         else:
-            whole = self._whole(head, message)
-            if whole is not None:
-                self._finish(whole)
+            if self._send_whole(head, message):
                 return
             await self._cycle.send(head)  # type: ignore[arg-type] # it looks at what it is
         await self._cycle.send(message)  # type: ignore[arg-type]
 
-    def _whole(self, head: Message, message: Message) -> bytes | None:
-        """The answer as it is sent, if this is all of it and nothing about it is odd."""
-        cycle = self._cycle
-        if (
-            message["type"] != "http.response.body"
-            or message.get("more_body", False)
-            or cycle.response_started
-            or cycle.disconnected
-            or cycle.flow.write_paused
-        ):
-            return None
-        status, body = head["status"], message.get("body", b"")
-        headers = cycle.default_headers + head["headers"]
-        if not cycle.keep_alive:
-            headers.append((b"connection", b"close"))
-        given = dict(head["headers"])
-        if b"connection" in given or b"transfer-encoding" in given:
-            return None
-        if cycle.scope["method"] == "HEAD":
-            body = b""
-        elif len(body) > _JOINED or given.get(b"content-length") != b"%d" % len(body):
-            return None
-        lines = b"\r\n".join(map(b": ".join, headers))
-        if lines.translate(None, _PLAIN) != b"\r\n" * (len(headers) - 1):  # a header is several
-            return None
-        return b"%b%b\r\n\r\n%b" % (STATUS_LINE[status], lines, body)
+    def _send_whole(self, head: Message, message: Message) -> bool:
+        """Send the answer, if this is all of it and nothing about it is odd."""
+        if message["type"] != "http.response.body" or message.get("more_body", False):
+            return False
+        whole = _whole(self._cycle, head["status"], head["headers"], message.get("body", b""))
+        if whole is None:
+            return False
+        _finish(self._cycle, whole)
+        return True
 
-    def _finish(self, whole: bytes) -> None:
-        """Send the answer, and leave everything as uvicorn does behind the end of one."""
-        cycle = self._cycle
-        cycle.response_started = cycle.response_complete = True
-        cycle.waiting_for_100_continue = False
-        cycle.transport.write(whole)
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
+
+def send_whole(cycle: RequestResponseCycle, reply: Reply, *more: Header) -> bool:
+    """Send an answer without messages, unless something about it is odd."""
+    whole = _whole(cycle, reply.status, [*reply.head(), *more], b"".join(reply.chunks))
+    if whole is None:
+        return False
+    _finish(cycle, whole)
+    return True
+
+
+def _whole(
+    cycle: RequestResponseCycle, status: int, own: list[Header], body: bytes
+) -> bytes | None:
+    """An answer as it is sent, if nothing about it is odd."""
+    if cycle.response_started or cycle.disconnected or cycle.flow.write_paused:
+        return None
+    headers = cycle.default_headers + own
+    if not cycle.keep_alive:
+        headers.append((b"connection", b"close"))
+    given = dict(own)
+    if b"connection" in given or b"transfer-encoding" in given:
+        return None
+    if cycle.scope["method"] == "HEAD":
+        body = b""
+    elif len(body) > _JOINED or given.get(b"content-length") != b"%d" % len(body):
+        return None
+    lines = b"\r\n".join(map(b": ".join, headers))
+    if lines.translate(None, _PLAIN) != b"\r\n" * (len(headers) - 1):  # a header is several
+        return None
+    return b"%b%b\r\n\r\n%b" % (STATUS_LINE[status], lines, body)
+
+
+def _finish(cycle: RequestResponseCycle, whole: bytes) -> None:
+    """Send an answer, and leave everything as uvicorn does behind the end of one."""
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    cycle.transport.write(whole)
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()

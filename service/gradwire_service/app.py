@@ -10,8 +10,6 @@ import asyncio
 import logging
 import math
 import os
-import random
-import re
 import signal
 import threading
 from collections.abc import (
@@ -30,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from starlette.applications import Starlette
 
-from gradwire.wire.messages import PROBLEM, REQUEST_ID
+from gradwire.wire.messages import PROBLEM
 from gradwire_engine import Engine
 from gradwire_engine.runtime import processors
 
@@ -50,6 +48,7 @@ from .settings import Settings
 from .sight import Sight
 from .sqlite_store import SqliteStore
 from .store import Store
+from .swift import Swift
 from .tensors import Tensors
 from .throttle import Throttle
 from .tracing import open_tracing
@@ -127,11 +126,13 @@ def create_app(
         tensors: Used instead of those in the data directory; the app closes them.
     """
     chosen = Settings() if settings is None else settings
+    paths = Paths(ROUTES)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service = _open(chosen, store, tensors)
         app.state.service = service
+        app.state.swift = Swift(service, paths)
         chores = [asyncio.create_task(chore) for chore in _chores(service)]
         with _draining_on_sigterm(service):
             yield
@@ -141,7 +142,7 @@ def create_app(
         service.sight.settle()
         await anyio.to_thread.run_sync(_close, service)
 
-    return _App(chosen, routes=list(ROUTES), lifespan=lifespan)
+    return _App(chosen, paths, routes=list(ROUTES), lifespan=lifespan)
 
 
 class _App(Starlette):
@@ -150,13 +151,14 @@ class _App(Starlette):
     Where web pages may use the service there is one more, outside, so that refusals pass it too.
     """
 
-    def __init__(self, settings: Settings, **of_starlette: Any) -> None:
+    def __init__(self, settings: Settings, paths: Paths, **of_starlette: Any) -> None:
         super().__init__(**of_starlette)
         self._settings = settings
+        self._paths = paths
 
     def build_middleware_stack(self) -> ASGIApp:
         # Starlette's layers turn exceptions into answers, which `Guard` does for all of them.
-        return with_cors(Guard(Paths(ROUTES), self.router), self._settings)
+        return with_cors(Guard(self._paths, self.router), self._settings)
 
 
 def _open(settings: Settings, store: Store | None, tensors: Tensors | None) -> Service:
@@ -279,8 +281,8 @@ class Guard:
         if scope["type"] != "http":
             await self._rest(scope, receive, send)
             return
-        exchange = Exchange(_request_id(scope), scope)
-        tag = _ID_HEADER, exchange.request_id.encode("ascii")
+        exchange = Exchange.of(scope)
+        tag = exchange.tag
         service: Service = scope["app"].state.service
         found = self._paths.find(scope["path"])
 
@@ -343,16 +345,3 @@ async def _refuse(error: Exception, exchange: Exchange, receive: Receive, send: 
         await send(dict(message))
 
     await reply.send(lingering)
-
-
-_ID_HEADER = REQUEST_ID.lower().encode("ascii")
-_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-
-
-def _request_id(scope: Mapping[str, Any]) -> str:
-    """The caller's id for the request if it is a sane one, else a new one."""
-    for key, value in scope["headers"]:
-        if key == _ID_HEADER and _SANE_ID.fullmatch(value):
-            given: bytes = value
-            return given.decode("ascii")
-    return f"{random.getrandbits(128):032x}"  # to be told apart, not to be kept secret

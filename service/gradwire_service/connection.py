@@ -14,12 +14,13 @@ import struct
 import uuid
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gradwire.wire.messages import PROBLEM, REQUEST_ID
 
@@ -30,11 +31,15 @@ from .exchange import Exchange
 from .intake import BODY, SocketIntake
 from .settings import Settings
 from .sight import Sight
+from .swift import Begun, Swift
 
 __all__ = ["Connection", "Rules"]
 
 _LINGER = 2.0
 """Seconds that a client has to end what it sends after it was answered."""
+
+_REST = 0.02
+"""Seconds that the rest of a small body may take before a task waits for it."""
 
 _LAST_CALL = 0.5
 """Seconds that a stopping server waits for a request which may be on its way already."""
@@ -84,6 +89,12 @@ class Connection(HttpToolsProtocol):
         self._late: Exception | None = None  # what is to be refused after the answers under way
         self._stopping = False
         self._served: Any = None  # the cycle that runs; `cycle` is the one that came last
+        state = getattr(self.config.loaded_app, "state", None)
+        self._swift: Swift | None = getattr(state, "swift", None)
+        self._reading = False
+        self._to_start: tuple[RequestResponseCycle, Any] | None = None  # while its body is read
+        self._rest: asyncio.TimerHandle | None = None  # runs while the rest of that is awaited
+        self._begun: Begun | None = None  # of the cycle that is served, instead of a task
 
     # -- coming and going --------------------------------------------------------------------------
 
@@ -104,10 +115,15 @@ class Connection(HttpToolsProtocol):
             self._served.disconnected = True
             self._served.message_event.set()
         super().connection_lost(exc)
+        self._start()
 
     def shutdown(self) -> None:
         """The server stops: what is under way is answered, and what was sent meanwhile."""
         if self._busy or self._refused:
+            self._start()
+            if self._begun is not None:  # a task is what the server waits for, so one goes on
+                self._begun = None
+                super()._start_asgi_task(self._served, self.app)
             super().shutdown()
             return
         self._stopping = True
@@ -133,7 +149,11 @@ class Connection(HttpToolsProtocol):
         self._piece = len(data)
         if self._in_head:
             self._head_bytes += self._piece
+        self._reading = True
         self._feed(data)
+        self._reading = False
+        if self._to_start is not None:
+            self._start_soon(*self._to_start)
         if not (self._in_head and self._head_bytes) or self._refused:
             return
         if self._head_bytes > self._rules.header_bytes:
@@ -149,6 +169,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._serve_as_it_is(data[upgrade.args[0] :])
         except httptools.HttpParserError:
+            self._start()
             self.send_400_response("")
 
     def _serve_as_it_is(self, rest: bytes) -> None:
@@ -180,9 +201,48 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if not self.pipeline:
             self._served = cycle
-        cycle.scope["extensions"] = {BODY: SocketIntake(self)}  # type: ignore[dict-item]
         if self._stopping:
             cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin to serve a request; as uvicorn does it, but later if more of it is there to read.
+
+        Most requests are read with their bodies at once, and may need no task.
+        """
+        self._to_start = cycle, app
+        if not (self._reading and cycle.more_body):
+            self._start()
+
+    def _start_soon(self, cycle: RequestResponseCycle, _: Any) -> None:
+        """A body is not all there: many clients send it in a piece of its own."""
+        if self._swift is None or not self._swift.awaits(cycle):
+            self._start()
+        elif self._rest is None:
+            self._rest = self.loop.call_later(_REST, self._start)
+
+    def _start(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if self._to_start is None:
+            return
+        (cycle, app), self._to_start = self._to_start, None
+        if self._swift is not None and not cycle.more_body:
+            begun = self._begun = self._swift.begin(cycle)
+            if begun is not None:
+                self._swift.when_done(begun, partial(self._answer, cycle, begun))
+                return
+        cycle.scope["extensions"] = {BODY: SocketIntake(self, cycle)}  # type: ignore[dict-item]
+        super()._start_asgi_task(cycle, app)
+
+    def _answer(self, cycle: RequestResponseCycle, begun: Begun) -> None:
+        """What was begun is committed, or is not going to be."""
+        if self._begun is not begun:  # it has gone the long way meanwhile
+            return
+        assert self._swift is not None  # it has begun it
+        self._begun = None
+        if not self._swift.answer(begun, cycle):
+            super()._start_asgi_task(cycle, self.app)
 
     def _serve(self, scope: Scope, receive: Receive, _: Send) -> Awaitable[None]:
         """The app, with a `send` of ours."""
@@ -228,6 +288,7 @@ class Connection(HttpToolsProtocol):
         if self._tail is not None:
             self._tail.cancel()
             self._tail = None
+        self._start()
 
     def on_response_complete(self) -> None:
         """A request was answered."""

@@ -27,12 +27,13 @@ from .errors import (
     PayloadTooLarge,
     UnsupportedMediaType,
 )
-from .exchange import QUEUE, Stopwatch, exchange_of
+from .exchange import QUEUE, Exchange, Stopwatch, exchange_of
 from .http import Body, Call, Reply, Send, media_type
 from .intake import BODY, Intake
 from .keys import LOCAL
 from .pool import Job, Pool
 from .stop import Stop
+from .swift import SMALL_BODY, Begun
 
 if TYPE_CHECKING:
     from .app import Service
@@ -148,17 +149,14 @@ async def read_body(declared: int | None, receive: Receive, limit: int) -> Body:
 
 
 Handler = Callable[[Call], Reply]
-Swift = Callable[[Call], Awaitable[Reply | None]]
+Begin = Callable[[Call], Begun | None]
 Peek = Callable[[Call], float | None]
 
-SMALL_BODY = 4096
-"""The largest body, in bytes, that is looked at on the event loop: a millisecond of work or two."""
 
-
-def _work(handler: Handler, call: Call, encoding: str | None, held: Held) -> Reply:
-    """What a worker thread does for a call."""
+def _work(handler: Handler, call: Call, encoding: str | None, held: Held | None) -> Reply:
+    """What a worker thread does for a call; a body that is encoded is counted as it grows."""
     call.watch.lap(QUEUE)
-    if encoding is not None:
+    if encoding is not None and held is not None:
         settings = call.service.settings
         body = expand(
             call.body,
@@ -209,13 +207,24 @@ async def _attend(pool: Pool, job: Job[Reply], receive: Receive) -> Reply:
             watch.cancel()
 
 
+def _admit(exchange: Exchange, service: Service, owner: str) -> None:
+    """Count a request against its owner's rate, once."""
+    if not exchange.admitted:
+        service.throttle.take(owner)
+        exchange.admitted = True
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
 @dataclass(frozen=True)
 class Resource:
     """What one path serves: a handler for each method.
 
     `heavy` work (runs, transforms) has threads of its own, so that it cannot hold up the rest.
-    `swift` is asked first, on the loop, where the body is small: it never blocks, saves two changes
-    of thread, and answers None where the handler has to do the work after all.
+    `swift` is asked first, on the loop, where the body is small: it never blocks, and begins what
+    is answered once it is committed, or says None where the handler has to do the work.
     `deadline` reads from a run that has to wait how many milliseconds it may take.
     `vital` resources answer even while the server is draining; `inline` handlers never block and
     run on the loop itself, so that no queue can delay them. `public` ones need no key.
@@ -226,7 +235,7 @@ class Resource:
     heavy: bool = False
     vital: bool = False
     inline: bool = False
-    swift: Swift | None = None
+    swift: Begin | None = None
     deadline: Peek | None = None
     public: bool = False
 
@@ -237,6 +246,11 @@ class Resource:
         service: Service = scope["app"].state.service
         settings = service.settings
         exchange = exchange_of(scope)
+        begun, exchange.begun = exchange.begun, None
+        if begun is not None and handler is not None:
+            reply = await self._go_on(begun, handler, receive)
+            await reply.send(send)
+            return
         if service.draining.is_set() and not self.vital:
             raise Draining(reason="it takes no new requests")
         owner = LOCAL if self.public else await service.access.owner(scope)
@@ -245,8 +259,8 @@ class Resource:
                 path=scope["path"][:300], method=method[:50], allowed=self.methods
             )
         if not (self.vital or self.public):
-            service.throttle.take(owner)
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+            _admit(exchange, service, owner)
+        headers = _headers(scope)
         body: Body = b""
         encoding = None
         with service.bodies.hold() as held:
@@ -255,28 +269,70 @@ class Resource:
                 encoding = encoding_of(headers)
                 body = await take_body(scope, headers, receive, held, settings)
                 exchange.received = held.size
-            exchange.watch = Stopwatch()
-            call = Call(
-                service=service,
-                owner=owner,
-                path=scope["path"],
-                raw_path=scope.get("raw_path") or scope["path"].encode(),
-                params=scope.get("path_params", {}),
-                query_string=scope.get("query_string", b""),
-                headers=headers,
-                body=body,
-                stop=Stop(settings.run_seconds if self.heavy else None),
-                exchange=exchange,
-            )
-            reply = None
+            call = self._call(scope, service, owner, headers, body)
             if self.inline:
                 reply = handler(call)
-            elif self.swift is not None and encoding is None and len(body) <= SMALL_BODY:
-                reply = await self.swift(call)
-            if reply is None:
+            elif encoding is None and (begun := self._begin(call)) is not None:
+                reply = await self._go_on(begun, handler, receive)
+            else:
                 work = partial(_work, handler, call, encoding, held)
                 reply = await self._on_a_thread(call, work, receive, encoding)
             await reply.send(send)
+
+    def begin(self, scope: Scope, service: Service, body: bytes) -> Begun | None:
+        """Begin a POST whose body is there, if that takes next to no time.
+
+        What was begun is gone on with when the resource is called with the same scope.
+
+        Raises:
+            EngineError: There is something to refuse; a call refuses it, too.
+        """
+        if self.swift is None or len(body) > service.settings.max_body_bytes:
+            return None
+        owner = service.access.known_owner(scope)
+        headers = _headers(scope)
+        # What comes from a page of another origin is answered with headers that are added outside.
+        if owner is None or encoding_of(headers) is not None or "origin" in headers:
+            return None
+        exchange = exchange_of(scope)
+        _admit(exchange, service, owner)
+        check_headers(headers)
+        exchange.received = len(body)
+        return self._begin(self._call(scope, service, owner, headers, body))
+
+    def _begin(self, call: Call) -> Begun | None:
+        return self.swift(call) if self.swift and len(call.body) <= SMALL_BODY else None
+
+    async def _go_on(self, begun: Begun, handler: Handler, receive: Receive) -> Reply:
+        await begun.wait()
+        reply = begun.reply()
+        if reply is None:
+            work = partial(_work, handler, begun.call, None, None)
+            reply = await self._on_a_thread(begun.call, work, receive, None)
+        return reply
+
+    def _call(
+        self,
+        scope: Scope,
+        service: Service,
+        owner: str,
+        headers: Mapping[str, str],
+        body: Body,
+    ) -> Call:
+        exchange = exchange_of(scope)
+        exchange.watch = Stopwatch()
+        return Call(
+            service=service,
+            owner=owner,
+            path=scope["path"],
+            raw_path=scope.get("raw_path") or scope["path"].encode(),
+            params=scope.get("path_params", {}),
+            query_string=scope.get("query_string", b""),
+            headers=headers,
+            body=body,
+            stop=Stop(service.settings.run_seconds if self.heavy else None),
+            exchange=exchange,
+        )
 
     async def _on_a_thread(
         self, call: Call, work: Callable[[], Reply], receive: Receive, encoding: str | None
@@ -304,7 +360,7 @@ def resource(
     heavy: bool = False,
     vital: bool = False,
     inline: bool = False,
-    swift: Swift | None = None,
+    swift: Begin | None = None,
     deadline: Peek | None = None,
     public: bool = False,
 ) -> Route:

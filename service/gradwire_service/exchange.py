@@ -7,11 +7,18 @@ took; the `Server-Timing` header has it too.
 
 from __future__ import annotations
 
+import random
+import re
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gradwire.wire.messages import REQUEST_ID
+
+if TYPE_CHECKING:
+    from .swift import Begun
 
 __all__ = ["QUEUE", "Exchange", "Step", "Stopwatch", "exchange_of"]
 
@@ -83,6 +90,8 @@ class Exchange:
         tier: What executed the run, or nothing.
         pool: The threads that worked on it, or nothing.
         fault: The exception behind an internal fault.
+        admitted: Whether it was counted against its owner's rate.
+        begun: What was begun of it on the event loop, for whoever goes on.
     """
 
     request_id: str
@@ -101,9 +110,22 @@ class Exchange:
     pool: str = ""
     watch: Stopwatch | None = None
     fault: BaseException | None = None
+    admitted: bool = False
+    begun: Begun | None = None
 
     def __post_init__(self) -> None:
         self.scope[_KEY] = self
+
+    @classmethod
+    def of(cls, scope: MutableMapping[str, Any]) -> Exchange:
+        """The exchange that a scope belongs to, a new one if need be."""
+        known: Exchange | None = scope.get(_KEY)
+        return cls(_request_id(scope), scope) if known is None else known
+
+    @property
+    def tag(self) -> tuple[bytes, bytes]:
+        """The header of the answer that has the request's id."""
+        return _ID_HEADER, self.request_id.encode("ascii")
 
     def end(self) -> None:
         """The request is done."""
@@ -118,3 +140,16 @@ def exchange_of(scope: MutableMapping[str, Any]) -> Exchange:
     """The exchange that a scope belongs to."""
     found: Exchange = scope[_KEY]
     return found
+
+
+_ID_HEADER = REQUEST_ID.lower().encode("ascii")
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+def _request_id(scope: Mapping[str, Any]) -> str:
+    """The caller's id for the request if it is a sane one, else a new one."""
+    for key, value in scope["headers"]:
+        if key == _ID_HEADER and _SANE_ID.fullmatch(value):
+            given: bytes = value
+            return given.decode("ascii")
+    return f"{random.getrandbits(128):032x}"  # to be told apart, not to be kept secret

@@ -1,10 +1,9 @@
 """Group commit: one thread gathers the appends that wait and commits them together.
 
 Making a transaction durable costs about the same for one append as for a hundred, so while one
-group is on its way to the disk the next one gathers, and in a crowd it gathers a moment longer. An
-append is answered only after the commit that it was part of. A fault of a whole transaction is
-narrowed down by committing each append of the group alone, so that only the one that causes it
-fails.
+group is on its way to the disk the next one gathers. An append is answered only after the commit
+that it was part of. A fault of a whole transaction is narrowed down by committing each append of
+the group alone, so that only the one that causes it fails.
 """
 
 from __future__ import annotations
@@ -26,11 +25,6 @@ Outcomes = Sequence[Exception | None]
 
 _GROUP = 512
 _GROUP_BYTES = 2**23
-
-_CROWD = 4
-_MOMENT = 0.0005
-"""After `_CROWD` threads had something in a group, the next one gathers for so many seconds: fewer,
-larger groups take less of the processor, which is what a crowd is short of. One never waits."""
 
 _LATE = 0.005
 """Seconds after which a loop sends off what it has gathered, whatever else comes."""
@@ -113,22 +107,17 @@ class GroupCommit:
     # -- on the thread -----------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        crowded = False
         while first := self._sent.get():
-            if crowded:
-                time.sleep(_MOMENT)
-            group, parts = self._gather(first)
-            crowded = parts >= _CROWD
+            group = self._gather(first)
             outcomes = self._outcomes([append for append, _ in group])
             for (append, commit), outcome in zip(group, outcomes, strict=True):
                 if outcome is None:
                     append.line.settled = append.version + len(append.entries)
                 commit.settle(outcome)
 
-    def _gather(self, first: _Waiting) -> tuple[_Waiting, int]:
-        """The appends of a group: what came first, and what else waits; and of how many parts."""
+    def _gather(self, first: _Waiting) -> _Waiting:
+        """The appends of a group: what came first, and what else waits."""
         group = list(first)
-        parts = 1
         size = sum(append.size for append, _ in first)
         with suppress(Empty):
             while len(group) < _GROUP and size < _GROUP_BYTES:
@@ -137,11 +126,10 @@ class GroupCommit:
                     self._sent.put(found)
                     break
                 group += found
-                parts += 1
                 size += sum(append.size for append, _ in found)
         with self._lock:
             self._ahead -= len(group)
-        return group, parts
+        return group
 
     def _outcomes(self, group: Sequence[Append]) -> Outcomes:
         try:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 __all__ = ["Homecoming"]
 
 
 class Homecoming:
-    """Settles futures of one loop for other threads: a group that is done together wakes it once.
+    """Calls functions on one loop for other threads: a group that comes together wakes it once.
 
     To be made on the loop.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
         self._called = False
 
-    def announce(self, waiter: asyncio.Future[None]) -> None:
-        """Let `waiter` be done, soon; any thread may call."""
-        self._waiters.append(waiter)
+    def announce(self, then: Callable[[], None]) -> None:
+        """Have `then` called, soon; any thread may call. It must not raise."""
+        self._waiting.append(then)
         if not self._called:
             self._called = True
             with suppress(RuntimeError):  # the loop is closed
@@ -30,7 +31,5 @@ class Homecoming:
 
     def _settle(self) -> None:
         self._called = False  # first: whoever comes from now on calls again, if in vain
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():  # as it is where the request was given up
-                waiter.set_result(None)
+        while self._waiting:
+            self._waiting.popleft()()

@@ -66,16 +66,25 @@ class Reply(NamedTuple):
     chunks: Sequence[bytes | memoryview] = ()
     headers: Mapping[str, str] = MappingProxyType({})
 
-    async def send(self, send: Send) -> None:
-        """Send it as one HTTP response."""
-        length = sum(map(len, self.chunks))
+    @property
+    def length(self) -> int:
+        """The bytes of the body."""
+        return sum(map(len, self.chunks))
+
+    def head(self) -> list[tuple[bytes, bytes]]:
+        """The headers, as ASGI has them."""
         headers = [
             (name.lower().encode(), text.encode("latin-1")) for name, text in self.headers.items()
         ]
         if self.media_type is not None:
             headers.append((b"content-type", self.media_type.encode()))
         if self.status not in (204, 304):
-            headers.append((b"content-length", b"%d" % length))
+            headers.append((b"content-length", b"%d" % self.length))
+        return headers
+
+    async def send(self, send: Send) -> None:
+        """Send it as one HTTP response."""
+        headers, length = self.head(), self.length
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         last = b""
         if length > _PROMPT:

@@ -46,9 +46,9 @@ class SocketIntake:
 
     __slots__ = ("_connection", "_left", "_of")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, cycle: RequestResponseCycle) -> None:
         self._connection = connection
-        self._of = weakref.ref(connection.cycle)  # which has the scope, which has this
+        self._of = weakref.ref(cycle)  # which has the scope, which has this
         self._left: int | None = None  # bytes that the parser has not seen; None: not yet counted
 
     @property

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import orjson
 
 from gradwire_engine.errors import EngineError, NameConflict, QuotaExceeded
 
+from . import sqlite_groups
 from .blobs import Blobs
 from .errors import Overloaded, StorageFull
 from .group_commit import GroupCommit, Outcomes
@@ -49,9 +51,9 @@ _ROWS = 64
 """The most rows that one statement writes; those of each number of rows are kept compiled."""
 
 
-_LOOK, _LOOK_LATE = 0.0005, 0.02
-"""Seconds between two looks whether another process's write is over: about what a commit takes,
-and the most where it takes longer."""
+_LOOK, _LOOK_LATE = 0.0002, 0.02
+"""Seconds between two looks whether another process's write is over: less than a commit takes, and
+the most where it takes longer."""
 
 _TABLES = """
 CREATE TABLE schema_version (version INTEGER NOT NULL);
@@ -172,7 +174,8 @@ class SqliteStore:
         self._sql.execute("PRAGMA journal_mode = WAL")
         self._sql.execute("PRAGMA synchronous = FULL")
         self._sql.execute("PRAGMA foreign_keys = ON")
-        self._sql.execute("PRAGMA busy_timeout = 0")  # `transaction` waits
+        self._sql.execute("PRAGMA busy_timeout = 0")  # `_patiently` waits
+        self._sql.execute("PRAGMA temp_store = MEMORY")
         if max_bytes is not None:
             page: int = self._sql.execute("PRAGMA page_size").fetchone()[0]
             self._sql.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page)}")
@@ -195,6 +198,7 @@ class SqliteStore:
                     f"the store has schema {found}, this version knows {SCHEMA_VERSION}: "
                     "start the newer service, or choose another data directory"
                 )
+        self._sql.executescript(sqlite_groups.PREPARE)
 
     def sweep(self) -> None:
         """See `Store.sweep`."""
@@ -328,46 +332,26 @@ class SqliteStore:
             yield put
 
     def _commit(self, group: Sequence[Append]) -> Outcomes:
-        with suppress(Moved, AlreadyDone), self._write():
-            self._append_all(group)
+        if self._append_together(group):
             return [None] * len(group)
         with self._write():
             return [self._append(append) for append in group]
 
-    def _append_all(self, group: Sequence[Append]) -> None:
-        """Write a whole group in a few statements.
+    def _append_together(self, group: Sequence[Append]) -> bool:
+        """Commit a whole group as one statement; False: nothing of it was committed.
 
-        Each statement gives up the interpreter's lock, which is slow to come back while there is
-        much else to do: a few statements for each append would take many times as long.
-
-        Raises:
-            Moved, AlreadyDone: There is something against some append; which one is to be found
-                out by `_append`.
+        Then there is something against some append, and which one `_append` finds out, or more to
+        do than fits into a statement.
         """
-        moves: dict[int, list[Any]] = {}  # by session: from version, to version, when
-        for append in group:
-            move = moves.setdefault(append.number, [append.version, append.version, ""])
-            if append.line.broken or append.version != move[1]:
-                raise Moved
-            move[1:] = append.version + len(append.entries), append.updated_at
-        receipts = [append.receipt for append in group if append.receipt is not None]
-        scopes = {receipt.scope.columns for receipt in receipts}
-        if len(scopes) < len(receipts) or self._any_kept(scopes):
-            raise AlreadyDone
-        changed = self._sql.execute(
-            # Begun with WITH, it would not count as a change to Python's sqlite3: no rowcount.
-            "UPDATE sessions SET version = column3, updated_at = column4"
-            f" FROM ({_values(4, len(moves))}) WHERE number = column1 AND version = column2",
-            list(chain.from_iterable((number, *move) for number, move in moves.items())),
-        )
-        if changed.rowcount != len(moves):
-            raise Moved
-        self._insert_log(
-            (append.number, append.version + k, entry)
-            for append in group
-            for k, entry in enumerate(append.entries)
-        )
-        self._keep(receipts)
+        row = sqlite_groups.row_of(group, self._retention)
+        if row is None:
+            return False
+        try:
+            with self._lock, translated():
+                _patiently(partial(self._sql.execute, sqlite_groups.COMMIT, row), self._patience)
+        except sqlite3.IntegrityError:
+            return False
+        return True
 
     def _append(self, append: Append) -> Exception | None:
         """Write one append of a group, unless there is something against it."""
@@ -649,7 +633,7 @@ def transaction(sql: sqlite3.Connection, patience: float) -> Iterator[None]:
     For a connection whose `busy_timeout` is 0: another process's write is waited for here, for
     `patience` seconds.
     """
-    _begin(sql, patience)
+    _patiently(lambda: sql.execute("BEGIN IMMEDIATE"), patience)
     try:
         yield
         sql.execute("COMMIT")
@@ -659,8 +643,8 @@ def transaction(sql: sqlite3.Connection, patience: float) -> Iterator[None]:
         raise
 
 
-def _begin(sql: sqlite3.Connection, patience: float) -> None:
-    """Take the write lock, waiting while another process has it.
+def _patiently(write: Callable[[], object], patience: float) -> None:
+    """Do what needs the write lock from its start, waiting while another process has it.
 
     SQLite's own waiting sleeps up to a tenth of a second at a time, in which two other processes
     may hand the lock to each other many times over.
@@ -668,7 +652,7 @@ def _begin(sql: sqlite3.Connection, patience: float) -> None:
     began = time.monotonic()
     while True:
         try:
-            sql.execute("BEGIN IMMEDIATE")
+            write()
             return
         except sqlite3.OperationalError as error:
             waited = time.monotonic() - began

@@ -226,10 +226,11 @@ class Commit:
         with self._lock:
             self._refusal = refusal
             self._done = True
+            callback, self._callback = self._callback, None  # which may well refer to this
         if self._waiter is not None:
             self._waiter.set()
-        if self._callback is not None:
-            self._callback()
+        if callback is not None:
+            callback()
 
     def done(self) -> bool:
         """Whether it was settled."""

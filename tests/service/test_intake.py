@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -162,9 +163,13 @@ def test_all_come_home_however_many_at_once() -> None:
         waiters = [loop.create_future() for _ in range(2000)]
         waiters[7].cancel()
 
+        def settle(waiter: asyncio.Future[None]) -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
         def announce(first: int) -> None:
             for waiter in waiters[first::4]:
-                homecoming.announce(waiter)
+                homecoming.announce(partial(settle, waiter))
 
         threads = [threading.Thread(target=announce, args=(k,)) for k in range(4)]
         for thread in threads:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -14,7 +13,7 @@ from gradwire_engine.errors import InvalidOption
 from ..dispatch import resource
 from ..http import Call, Reply
 from ..requests import append_request, outputs_request, session_request, transform_request
-from ..store import AlreadyDone, Moved
+from ..swift import Begun
 from .paging import cursor_of, natural, page_after, page_limit
 
 __all__ = ["ROUTES"]
@@ -54,11 +53,15 @@ def append(call: Call) -> Reply:
     wanted = append_request(call.document(), call.resident)
     sessions = call.service.sessions
     added = sessions.append(call.owner, call.sid, wanted, call.if_match, call.key)
+    return _appended(call, added)
+
+
+def _appended(call: Call, added: Mapping[str, Any]) -> Reply:
     return call.reply(added, 201, _state(added))
 
 
-async def append_swiftly(call: Call) -> Reply | None:
-    """`append` on the event loop, if it takes next to no time there."""
+def begin_append(call: Call) -> Begun | None:
+    """Begin an `append` on the event loop, if it takes next to no time there."""
     try:
         wanted = append_request(call.document(), _elsewhere)
     except _Elsewhere:
@@ -67,14 +70,7 @@ async def append_swiftly(call: Call) -> Reply | None:
     staged = sessions.stage(call.owner, call.sid, wanted, call.if_match, call.key)
     if staged is None:
         return None
-    durable = asyncio.get_running_loop().create_future()
-    staged.committed.when_done(partial(call.service.homecoming.announce, durable))
-    await durable
-    try:
-        staged.committed.result()
-    except (Moved, AlreadyDone):
-        return None
-    return call.reply(staged.document, 201, _state(staged.document))
+    return Begun(call, staged.committed, partial(_appended, call, staged.document))
 
 
 class _Elsewhere(Exception):
@@ -130,7 +126,7 @@ def data(call: Call, ref: str) -> Reply:
 
 
 ROUTES = (
-    resource("/v1/sessions/{sid}/nodes", post=append, swift=append_swiftly),
+    resource("/v1/sessions/{sid}/nodes", post=append, swift=begin_append),
     resource("/v1/sessions", get=index, post=create),
     resource("/v1/sessions/{sid}", get=read, delete=delete),
     resource("/v1/sessions/{sid}/outputs", put=declare),

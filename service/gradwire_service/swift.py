@@ -1,0 +1,129 @@
+"""The short way of a small request: begun where it arrives, answered where its commit is told of.
+
+A request usually has a task of its own, and passes layer after layer in and out; for a small append
+that is more work than the append. `Swift` begins one on the event loop as soon as its last byte is
+read, and answers it there once it is durable. Whatever is not as simple as that (a refusal, a key
+that is not known yet, anything that may block) goes the long way, which takes it up where it
+stands: what was `Begun` travels with the request, in its `Exchange`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from .answers import send_whole
+from .exchange import Exchange
+from .http import Call, Reply
+from .store import AlreadyDone, Commit, Moved
+
+if TYPE_CHECKING:
+    from .app import Service
+    from .dispatch import Paths
+
+__all__ = ["SMALL_BODY", "Begun", "Swift"]
+
+SMALL_BODY = 4096
+"""The largest body, in bytes, that is looked at on the event loop: a millisecond of work or two."""
+
+_DIGITS = 10
+
+
+class Begun:
+    """What was begun of a request, and is answered once it is committed."""
+
+    __slots__ = ("_make", "call", "commit")
+
+    def __init__(self, call: Call, commit: Commit, make: Callable[[], Reply]) -> None:
+        """`make` makes the answer to `call` once `commit` is done."""
+        self.call = call
+        self.commit = commit
+        self._make = make
+
+    def reply(self) -> Reply | None:
+        """The answer; None where the handler has to do the work after all.
+
+        Raises:
+            EngineError: It could not be committed.
+        """
+        try:
+            self.commit.result()
+        except (Moved, AlreadyDone):
+            return None
+        return self._make()
+
+    async def wait(self) -> None:
+        """Return when it is committed, or is not going to be."""
+        durable = asyncio.get_running_loop().create_future()
+
+        def end() -> None:
+            if not durable.done():  # as it is where the request was given up
+                durable.set_result(None)
+
+        self.commit.when_done(partial(self.call.service.homecoming.announce, end))
+        await durable
+
+
+class Swift:
+    """Begins requests and answers them, on the event loop of a server."""
+
+    def __init__(self, service: Service, paths: Paths) -> None:
+        self._service = service
+        self._paths = paths
+
+    def begin(self, cycle: RequestResponseCycle) -> Begun | None:
+        """Begin a request of which all is there; None where it has to take the long way."""
+        scope: Any = cycle.scope
+        service = self._service
+        if scope["method"] != "POST" or service.draining.is_set():
+            return None
+        found = self._paths.find(scope["path"])
+        if found is None or found[0].swift is None:
+            return None
+        scope["endpoint"], scope["path_params"] = found
+        exchange = Exchange.of(scope)
+        try:
+            service.access.check_page(scope)
+            exchange.begun = found[0].begin(scope, service, bytes(cycle.body))
+        except Exception:  # the long way comes to it again, and has an answer to whatever it is
+            return None
+        return exchange.begun
+
+    def awaits(self, cycle: RequestResponseCycle) -> bool:
+        """Whether it is worth a moment to see if the rest of a request's body comes."""
+        scope: Any = cycle.scope
+        if scope["method"] != "POST" or cycle.waiting_for_100_continue:
+            return False
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if not (length.isdigit() and len(length) < _DIGITS and int(length) <= SMALL_BODY):
+            return False
+        found = self._paths.find(scope["path"])
+        return found is not None and found[0].swift is not None
+
+    def when_done(self, begun: Begun, then: Callable[[], None]) -> None:
+        """Have a function called on the loop when it is committed, or is not going to be."""
+        begun.commit.when_done(partial(self._service.homecoming.announce, then))
+
+    def answer(self, begun: Begun, cycle: RequestResponseCycle) -> bool:
+        """Send the answer to what is committed, if it leaves in one piece; False: by the long way.
+
+        Nothing is sent of an answer that is not a success.
+        """
+        try:
+            reply = begun.reply()
+        except Exception:  # as in `begin`
+            return False
+        if reply is None:
+            return False
+        exchange = begun.call.exchange
+        if not (cycle.disconnected or send_whole(cycle, reply, exchange.tag)):
+            return False
+        exchange.begun = None
+        exchange.started, exchange.status = True, reply.status
+        exchange.sent = reply.length
+        self._service.sight.report(exchange)
+        return True
