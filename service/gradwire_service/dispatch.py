@@ -287,7 +287,7 @@ class Resource:
         Raises:
             EngineError: There is something to refuse; a call refuses it, too.
         """
-        if self.swift is None or len(body) > service.settings.max_body_bytes:
+        if len(body) > service.settings.max_body_bytes:
             return None
         owner = service.access.known_owner(scope)
         headers = _headers(scope)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
 __all__ = ["Homecoming"]
+
+_log = logging.getLogger("gradwire_service")
 
 
 class Homecoming:
@@ -22,7 +25,7 @@ class Homecoming:
         self._called = False
 
     def announce(self, then: Callable[[], None]) -> None:
-        """Have `then` called, soon; any thread may call. It must not raise."""
+        """Have `then` called, soon; any thread may call."""
         self._waiting.append(then)
         if not self._called:
             self._called = True
@@ -32,4 +35,7 @@ class Homecoming:
     def _settle(self) -> None:
         self._called = False  # first: whoever comes from now on calls again, if in vain
         while self._waiting:
-            self._waiting.popleft()()
+            try:
+                self._waiting.popleft()()
+            except Exception:  # the others wait, too
+                _log.exception("a request could not go on when what it waited for was done")

@@ -79,7 +79,7 @@ class Swift:
         """Begin a request of which all is there; None where it has to take the long way."""
         scope: Any = cycle.scope
         service = self._service
-        if scope["method"] != "POST" or service.draining.is_set():
+        if scope["method"] != "POST" or len(cycle.body) > SMALL_BODY or service.draining.is_set():
             return None
         found = self._paths.find(scope["path"])
         if found is None or found[0].swift is None:
