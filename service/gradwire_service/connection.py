@@ -118,15 +118,18 @@ class Connection(HttpToolsProtocol):
         self._start()
 
     def shutdown(self) -> None:
-        """The server stops: what is under way is answered, and what was sent meanwhile."""
+        """The server stops: what is under way is answered, and what was sent meanwhile.
+
+        From now on every request has a task, which is what the server waits for, and ends.
+        """
+        self._stopping = True
         if self._busy or self._refused:
             self._start()
-            if self._begun is not None:  # a task is what the server waits for, so one goes on
+            if self._begun is not None:
                 self._begun = None
                 super()._start_asgi_task(self._served, self.app)
             super().shutdown()
             return
-        self._stopping = True
         self.loop.call_later(
             _LAST_CALL, lambda: self.loop.call_later(_LAST_LOOK, self._close_if_idle)
         )
@@ -227,7 +230,7 @@ class Connection(HttpToolsProtocol):
         if self._to_start is None:
             return
         (cycle, app), self._to_start = self._to_start, None
-        if self._swift is not None and not cycle.more_body:
+        if self._swift is not None and not (cycle.more_body or self._stopping):
             begun = self._begun = self._swift.begin(cycle)
             if begun is not None:
                 self._swift.when_done(begun, partial(self._answer, cycle, begun))
@@ -241,7 +244,12 @@ class Connection(HttpToolsProtocol):
             return
         assert self._swift is not None  # it has begun it
         self._begun = None
-        if not self._swift.answer(begun, cycle):
+        try:
+            answered = self._swift.answer(begun, cycle)
+        except Exception:  # half an answer may be out
+            self.transport.abort()
+            raise
+        if not answered:
             super()._start_asgi_task(cycle, self.app)
 
     def _serve(self, scope: Scope, receive: Receive, _: Send) -> Awaitable[None]:

@@ -301,7 +301,9 @@ class Resource:
         return self._begin(self._call(scope, service, owner, headers, body))
 
     def _begin(self, call: Call) -> Begun | None:
-        return self.swift(call) if self.swift and len(call.body) <= SMALL_BODY else None
+        if self.swift is None or len(call.body) > SMALL_BODY or call.exchange.declined:
+            return None
+        return self.swift(call)
 
     async def _go_on(self, begun: Begun, handler: Handler, receive: Receive) -> Reply:
         await begun.wait()

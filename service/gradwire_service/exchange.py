@@ -92,6 +92,7 @@ class Exchange:
         fault: The exception behind an internal fault.
         admitted: Whether it was counted against its owner's rate.
         begun: What was begun of it on the event loop, for whoever goes on.
+        declined: Whether it takes more than may be begun there.
     """
 
     request_id: str
@@ -112,6 +113,7 @@ class Exchange:
     fault: BaseException | None = None
     admitted: bool = False
     begun: Begun | None = None
+    declined: bool = False
 
     def __post_init__(self) -> None:
         self.scope[_KEY] = self

@@ -40,13 +40,13 @@ CREATE TEMP TRIGGER commit_appends INSTEAD OF INSERT ON appends BEGIN
         WHERE number = json_extract(line.value, '$[0]')
         AND version = json_extract(line.value, '$[1]');
     SELECT RAISE(ABORT, 'moved') WHERE changes() <> json_array_length(NEW.lines);
-    INSERT INTO log SELECT
+    INSERT INTO log (session, position, document) SELECT
         json_extract(value, '$[0]'),
         json_extract(value, '$[1]'),
         substr(NEW.documents, json_extract(value, '$[2]'), json_extract(value, '$[3]'))
         FROM json_each(NEW.entries);
     DELETE FROM receipts WHERE NEW.receipts <> '[]' AND written <= NEW.expired;
-    INSERT INTO receipts SELECT
+    INSERT INTO receipts (owner, route, session, key, digest, document, written) SELECT
         json_extract(value, '$[0]'),
         json_extract(value, '$[1]'),
         json_extract(value, '$[2]'),

@@ -88,10 +88,11 @@ class Swift:
         exchange = Exchange.of(scope)
         try:
             service.access.check_page(scope)
-            exchange.begun = found[0].begin(scope, service, bytes(cycle.body))
+            begun = found[0].begin(scope, service, bytes(cycle.body))
         except Exception:  # the long way comes to it again, and has an answer to whatever it is
             return None
-        return exchange.begun
+        exchange.begun, exchange.declined = begun, begun is None
+        return begun
 
     def awaits(self, cycle: RequestResponseCycle) -> bool:
         """Whether it is worth a moment to see if the rest of a request's body comes."""
@@ -113,14 +114,14 @@ class Swift:
 
         Nothing is sent of an answer that is not a success.
         """
+        if begun.commit.exception() is not None:
+            return False
         try:
             reply = begun.reply()
         except Exception:  # as in `begin`
             return False
-        if reply is None:
-            return False
         exchange = begun.call.exchange
-        if not (cycle.disconnected or send_whole(cycle, reply, exchange.tag)):
+        if reply is None or not (cycle.disconnected or send_whole(cycle, reply, exchange.tag)):
             return False
         exchange.begun = None
         exchange.started, exchange.status = True, reply.status

@@ -218,6 +218,60 @@ def test_a_stopping_server_waits_for_what_was_begun() -> None:
     asyncio.run(scenario())
 
 
+def test_what_comes_to_a_stopping_server_has_a_task() -> None:
+    async def scenario() -> None:
+        async with place() as here:
+            reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+            idle = await here.client()
+            writer.write(append(here.path) * 2)
+            await here.begun()
+            for connection in list(here.state.connections):
+                connection.shutdown()
+            await here.store.let()
+            late = asyncio.create_task(idle.send(append(here.path)))
+            await until(lambda: len(here.store.held) == 2)
+            assert len(here.state.tasks) == 2
+            for task in list(here.state.tasks):
+                task.cancel()
+            answers = await reader.read()
+            assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"201", b"503"]
+            assert (await late).status == 503
+            for _ in range(2):
+                await here.store.let()
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_fails_ends_its_connection(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with place() as here:
+            client, other = await here.client(), await here.client()
+            answers = [asyncio.create_task(client.send(append(here.path)))]
+            await here.begun()
+            answers.append(asyncio.create_task(other.send(append(here.path))))
+            await here.begun(2)
+            whole = Swift.answer
+            calls = iter(range(9))
+
+            def fails_once(self: Swift, *arguments: Any) -> bool:
+                if not next(calls):
+                    raise ValueError("no")
+                return whole(self, *arguments)
+
+            monkeypatch.setattr(Swift, "answer", fails_once)
+            for _ in range(2):
+                await here.store.let()
+            with pytest.raises(ConnectionError):
+                await answers[0]
+            assert (await answers[1]).status == 201
+
+    asyncio.run(scenario())
+    assert "could not go on" in caplog.text
+
+
 def test_a_server_that_will_not_wait_says_so() -> None:
     async def scenario() -> None:
         async with place() as here:
