@@ -3,8 +3,9 @@
 atheris (libFuzzer) grows inputs that reach new branches of the decoder. Half of the mutations are
 of the header alone, under a length that fits: otherwise nearly all inputs would end at its first
 check. Whatever comes, the decoder answers with tensors or with a fault of the contract; and what it
-takes, the reference implementation takes too, and reads the same. libFuzzer itself stops at a hang
-and at a memory of more than `RSS_MB`.
+takes, the reference implementation takes too, and reads the same (but for `-0`, which is an integer
+in JSON, and to the reference a float). libFuzzer itself stops at a hang and at a memory of more
+than `RSS_MB`.
 """
 
 from __future__ import annotations
@@ -62,17 +63,29 @@ def check(data: bytes) -> bool:
         assert refused.code in CODES, refused.code
         assert len(str(refused)) < 5000, "an error quotes the file at length"
         return False
-    read = dict(reference.deserialize(data))  # type: ignore[no-untyped-call]
-    assert read.keys() == tensors.keys()
-    for name, array in tensors.items():
-        theirs = np.frombuffer(read[name]["data"], LAYOUTS[read[name]["dtype"]])
-        assert tuple(read[name]["shape"]) == array.shape, name
-        assert theirs.tobytes() == array.tobytes(), name
+    read = _by_reference(data)
+    if read is not None:
+        assert read.keys() == tensors.keys()
+        for name, array in tensors.items():
+            theirs = np.frombuffer(read[name]["data"], LAYOUTS[read[name]["dtype"]])
+            assert tuple(read[name]["shape"]) == array.shape, name
+            assert theirs.tobytes() == array.tobytes(), name
     again = b"".join(bytes(chunk) for chunk in safetensors.pack(tensors, document, "request"))
     same, text = safetensors.unpack(again, "request")
     assert (text or None) == (document or None) or text != text
     assert {n: a.tobytes() for n, a in same.items()} == {n: a.tobytes() for n, a in tensors.items()}
     return True
+
+
+def _by_reference(data: bytes) -> dict[str, Any] | None:
+    """What the reference implementation reads; None where it takes an integer for none: `-0`."""
+    try:
+        read = reference.deserialize(data)  # type: ignore[no-untyped-call]
+    except reference.SafetensorError as error:
+        if "invalid type: floating point `-0.0`" not in str(error):
+            raise
+        return None
+    return dict(read)
 
 
 def mutator(mutate: Callable[[bytes, int], bytes]) -> Callable[[bytes, int, int], bytes]:

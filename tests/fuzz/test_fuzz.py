@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,6 +54,11 @@ def test_hostile_safetensors(tmp_path: Path) -> None:
 
 def test_the_oracle_knows_sound_files() -> None:
     assert [decoder.check(seed) for seed in decoder.seeds()] == [True] * 6 + [False] * 3
+
+
+def test_the_oracle_knows_that_minus_zero_is_an_integer() -> None:
+    header = b'{"a":{"dtype":"F32","shape":[-0],"data_offsets":[-0,0]}}'
+    assert decoder.check(struct.pack("<Q", len(header)) + header)
 
 
 def test_headers_are_changed_and_stay_json() -> None:
