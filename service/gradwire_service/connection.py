@@ -233,7 +233,7 @@ class Connection(HttpToolsProtocol):
         if self._swift is not None and not (cycle.more_body or self._stopping):
             begun = self._begun = self._swift.begin(cycle)
             if begun is not None:
-                self._swift.when_done(begun, partial(self._answer, cycle, begun))
+                begun.when_done(partial(self._answer, cycle, begun))
                 return
         cycle.scope["extensions"] = {BODY: SocketIntake(self, cycle)}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, app)

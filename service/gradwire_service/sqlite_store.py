@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -357,7 +357,7 @@ class SqliteStore:
         """Write one append of a group, unless there is something against it."""
         if append.line.broken:
             return Moved()
-        if append.receipt is not None and self._any_kept([append.receipt.scope.columns]):
+        if append.receipt is not None and self._is_kept(append.receipt.scope):
             return append.refuse(AlreadyDone())
         changed = self._sql.execute(
             "UPDATE sessions SET version = ?, updated_at = ? WHERE number = ? AND version = ?",
@@ -373,7 +373,7 @@ class SqliteStore:
         self._insert_log(
             (append.number, append.version + k, entry) for k, entry in enumerate(append.entries)
         )
-        self._keep([] if append.receipt is None else [append.receipt])
+        self._keep(append.receipt)
         return None
 
     def declare(
@@ -520,9 +520,9 @@ class SqliteStore:
         return found.fetchone() is not None
 
     def _insert(self, new: NewSession, version: int, limit: int, receipt: Receipt | None) -> int:
-        if receipt is not None and self._any_kept([receipt.scope.columns]):
+        if receipt is not None and self._is_kept(receipt.scope):
             raise AlreadyDone
-        self._keep([] if receipt is None else [receipt])
+        self._keep(receipt)
         held: int = self._sql.execute(
             "SELECT count(*) FROM sessions WHERE owner = ?", (new.owner,)
         ).fetchone()[0]
@@ -581,31 +581,24 @@ class SqliteStore:
                         (number, position, sha256),
                     )
 
-    def _any_kept(self, scopes: Collection[tuple[str, str, str, str]]) -> bool:
-        """Whether an answer is remembered under any of the keys."""
-        if not scopes:
-            return False
+    def _is_kept(self, scope: Scope) -> bool:
+        """Whether an answer is remembered under a key."""
         found = self._sql.execute(
-            "SELECT 1 FROM receipts WHERE (owner, route, session, key)"
-            f" IN ({_values(4, len(scopes))}) AND written > ? LIMIT 1",
-            [*chain.from_iterable(scopes), time.time() - self._retention],
+            "SELECT 1 FROM receipts WHERE owner = ? AND route = ? AND session = ? AND key = ?"
+            " AND written > ?",
+            (*scope.columns, time.time() - self._retention),
         )
         return found.fetchone() is not None
 
-    def _keep(self, receipts: Sequence[Receipt]) -> None:
-        """Remember answers; the caller has seen that their keys are free."""
-        if not receipts:
+    def _keep(self, receipt: Receipt | None) -> None:
+        """Remember an answer, if there is one; the caller has seen that its key is free."""
+        if receipt is None:
             return
         written = time.time()
         self._sql.execute("DELETE FROM receipts WHERE written <= ?", (written - self._retention,))
         self._sql.execute(
-            f"INSERT OR REPLACE INTO receipts {_values(7, len(receipts))}",
-            list(
-                chain.from_iterable(
-                    (*receipt.scope.columns, receipt.digest, receipt.document, written)
-                    for receipt in receipts
-                )
-            ),
+            f"INSERT OR REPLACE INTO receipts {_values(7, 1)}",
+            (*receipt.scope.columns, receipt.digest, receipt.document, written),
         )
 
 

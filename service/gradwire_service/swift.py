@@ -56,6 +56,10 @@ class Begun:
             return None
         return self._make()
 
+    def when_done(self, then: Callable[[], None]) -> None:
+        """Have a function called on the loop when it is committed, or is not going to be."""
+        self.commit.when_done(partial(self.call.service.homecoming.announce, then))
+
     async def wait(self) -> None:
         """Return when it is committed, or is not going to be."""
         durable = asyncio.get_running_loop().create_future()
@@ -64,7 +68,7 @@ class Begun:
             if not durable.done():  # as it is where the request was given up
                 durable.set_result(None)
 
-        self.commit.when_done(partial(self.call.service.homecoming.announce, end))
+        self.when_done(end)
         await durable
 
 
@@ -104,10 +108,6 @@ class Swift:
             return False
         found = self._paths.find(scope["path"])
         return found is not None and found[0].swift is not None
-
-    def when_done(self, begun: Begun, then: Callable[[], None]) -> None:
-        """Have a function called on the loop when it is committed, or is not going to be."""
-        begun.commit.when_done(partial(self._service.homecoming.announce, then))
 
     def answer(self, begun: Begun, cycle: RequestResponseCycle) -> bool:
         """Send the answer to what is committed, if it leaves in one piece; False: by the long way.
