@@ -1,9 +1,12 @@
-"""Group commit: one thread gathers the appends that wait and commits them together.
+"""Group commit: the appends that wait are gathered, and committed together.
 
 Making a transaction durable costs about the same for one append as for a hundred, so while one
 group is on its way to the disk the next one gathers. An append is answered only after the commit
 that it was part of. A fault of a whole transaction is narrowed down by committing each append of
 the group alone, so that only the one that causes it fails.
+
+A thread commits. Only where many appends of an event loop wait and the disk is known to be quick,
+the loop does so itself: to hand a group over and be woken again would take longer.
 """
 
 from __future__ import annotations
@@ -29,6 +32,16 @@ _GROUP_BYTES = 2**23
 _LATE = 0.005
 """Seconds after which a loop sends off what it has gathered, whatever else comes."""
 
+_MANY = 8
+"""How many appends have to wait for a loop to commit them itself: for fewer, what it could do
+meanwhile is worth more."""
+
+_QUICK = 0.002
+"""Seconds that a commit takes on average where a loop may wait for one."""
+
+_NEWEST = 0.1
+"""What the newest commit counts for in that average."""
+
 _Waiting = list[tuple[Append, Commit]]
 
 
@@ -44,17 +57,28 @@ class GroupCommit:
         commit: Makes one transaction of a group and tells what became of each append in it. It
             asks everything that can refuse an append before it writes anything of it. What it
             raises means that nothing at all was committed.
+        at_once: Makes such a transaction if nothing is against any append and nothing but the disk
+            has to be waited for, and tells whether it did; None where that cannot be.
         room: How many appends may wait; more are refused.
     """
 
-    def __init__(self, commit: Callable[[Sequence[Append]], Outcomes], *, room: int = 4096) -> None:
+    def __init__(
+        self,
+        commit: Callable[[Sequence[Append]], Outcomes],
+        at_once: Callable[[Sequence[Append]], bool] | None = None,
+        *,
+        room: int = 4096,
+    ) -> None:
         self._commit = commit
+        self._at_once = at_once
         self._room = room
+        self._takes = 0.0  # seconds, on average
         self._gathered: _Waiting = []
         self._since = 0.0  # when the first of them came
         self._seen = 0  # how many there were when the loop looked last
         self._sent: SimpleQueue[_Waiting] = SimpleQueue()
         self._ahead = 0  # how many appends are in it
+        self._committing = False  # whether the thread has some
         self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="group-commit", daemon=True)
@@ -89,13 +113,40 @@ class GroupCommit:
         self._thread.join()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """On the loop: send off what was gathered, unless more came since the last look."""
+        """On the loop: commit or send off what was gathered, unless more came since the last look.
+
+        The lock is held meanwhile, so that nothing which another thread appends to one of these
+        sessions overtakes it.
+        """
         with self._lock:
             if len(self._gathered) > self._seen and time.monotonic() - self._since < _LATE:
                 self._seen = len(self._gathered)
                 loop.call_soon(self._look, loop)
-            else:
+                return
+            group = self._gathered
+            if not self._commit_at_once(group):
                 self._send()
+                return
+            self._gathered = []
+        for _, commit in group:
+            commit.settle(None)
+
+    def _commit_at_once(self, group: _Waiting) -> bool:
+        """Commit a group here and now, if that is worth it; False: nothing of it was committed."""
+        if self._at_once is None or len(group) < _MANY or self._takes > _QUICK:
+            return False
+        if self._ahead or self._committing:  # which is to be committed before these are
+            return False
+        began = time.perf_counter()
+        done = self._at_once([append for append, _ in group])
+        self._took(time.perf_counter() - began)
+        if done:
+            for append, _ in group:
+                append.line.settled = append.version + len(append.entries)
+        return done
+
+    def _took(self, seconds: float) -> None:
+        self._takes += _NEWEST * (seconds - self._takes)
 
     def _send(self) -> None:
         """Hand what was gathered to the thread; the lock is held."""
@@ -109,10 +160,15 @@ class GroupCommit:
     def _serve(self) -> None:
         while first := self._sent.get():
             group = self._gather(first)
+            began = time.perf_counter()
             outcomes = self._outcomes([append for append, _ in group])
-            for (append, commit), outcome in zip(group, outcomes, strict=True):
-                if outcome is None:
-                    append.line.settled = append.version + len(append.entries)
+            self._took(time.perf_counter() - began)
+            with self._lock:
+                self._committing = False
+                for (append, _), outcome in zip(group, outcomes, strict=True):
+                    if outcome is None:
+                        append.line.settled = append.version + len(append.entries)
+            for (_, commit), outcome in zip(group, outcomes, strict=True):
                 commit.settle(outcome)
 
     def _gather(self, first: _Waiting) -> _Waiting:
@@ -129,6 +185,7 @@ class GroupCommit:
                 size += sum(append.size for append, _ in found)
         with self._lock:
             self._ahead -= len(group)
+            self._committing = True
         return group
 
     def _outcomes(self, group: Sequence[Append]) -> Outcomes:

@@ -168,7 +168,7 @@ class SqliteStore:
         except BaseException:
             self._sql.close()
             raise
-        self._appends = GroupCommit(self._commit)
+        self._appends = GroupCommit(self._commit, self._commit_at_once)
 
     def _prepare(self, max_bytes: int | None) -> None:
         self._sql.execute("PRAGMA journal_mode = WAL")
@@ -336,6 +336,19 @@ class SqliteStore:
             return [None] * len(group)
         with self._write():
             return [self._append(append) for append in group]
+
+    def _commit_at_once(self, group: Sequence[Append]) -> bool:
+        """Commit a group as one statement, if nobody else writes; False: nothing was committed."""
+        row = sqlite_groups.row_of(group, self._retention)
+        if row is None or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._sql.execute(sqlite_groups.COMMIT, row)
+        except sqlite3.Error:  # what it is `_commit` finds out, which has the time
+            return False
+        finally:
+            self._lock.release()
+        return True
 
     def _append_together(self, group: Sequence[Append]) -> bool:
         """Commit a whole group as one statement; False: nothing of it was committed.
