@@ -66,7 +66,7 @@ def threads(store: Store, writers: int, seconds: float) -> Timing:
     def write(number: int) -> None:
         version, line = 0, Line(0)
         while (began := time.perf_counter()) < end:
-            append = Append(number, version, [entry], now(), None, line)
+            append = Append(number, version, [entry], None, line)
             store.append(append).result()
             version += 1
             timing.seconds.append(time.perf_counter() - began)

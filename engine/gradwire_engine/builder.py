@@ -259,9 +259,10 @@ class Builder:
         if entry.attrs or len(entry.inputs) > _FEW:
             return None
         ids = []
+        held = self.ctx_len
         for ref in entry.inputs:
             id = self._names.get(ref, -1) if type(ref) is str else ref
-            if type(id) is not int or not 0 <= id < self.ctx_len:
+            if type(id) is not int or not 0 <= id < held:
                 return None
             ids.append(id)
         return tuple(ids)

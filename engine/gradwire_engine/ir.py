@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,8 +24,7 @@ FLOATS = ("float32", "float64")
 MAX_RANK = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Type:
+class Type(NamedTuple):
     """The static type of a value: sizes per axis (``()`` is a scalar) and a dtype name."""
 
     shape: tuple[int, ...]
@@ -123,9 +122,8 @@ class OpLike(Protocol):
         """The attributes as a person reads them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One op applied to earlier values."""
+class Node(NamedTuple):
+    """One op applied to earlier values. A tuple: one is made for each append."""
 
     op: Any  # an Op; typed loosely because ops are declared one layer above
     inputs: tuple[int, ...]
@@ -297,7 +295,7 @@ class GraphBuilder:
     def rename(self, id: int, name: str) -> None:
         """Give a node a name, as when it now stands for a named one of another graph."""
         index = id - len(self.inputs)
-        self.nodes[index] = replace(self.nodes[index], name=name)
+        self.nodes[index] = self.nodes[index]._replace(name=name)
 
     def value(self, id: int) -> Value:
         """A handle to an existing value."""

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
@@ -292,7 +292,7 @@ class Resource:
         owner = service.access.known_owner(scope)
         headers = _headers(scope)
         # What comes from a page of another origin is answered with headers that are added outside.
-        if owner is None or encoding_of(headers) is not None or "origin" in headers:
+        if owner is None or "content-encoding" in headers or "origin" in headers:
             return None
         exchange = exchange_of(scope)
         _admit(exchange, service, owner)
@@ -321,8 +321,6 @@ class Resource:
         headers: Mapping[str, str],
         body: Body,
     ) -> Call:
-        exchange = exchange_of(scope)
-        exchange.watch = Stopwatch()
         return Call(
             service=service,
             owner=owner,
@@ -333,7 +331,7 @@ class Resource:
             headers=headers,
             body=body,
             stop=Stop(service.settings.run_seconds if self.heavy else None),
-            exchange=exchange,
+            exchange=exchange_of(scope),
         )
 
     async def _on_a_thread(
@@ -341,6 +339,7 @@ class Resource:
     ) -> Reply:
         pool = call.service.heavy_pool if self.heavy else call.service.light_pool
         call.exchange.pool = "run" if self.heavy else "light"
+        call.exchange.watch = Stopwatch()
         job = pool.submit(call.owner, work, call.stop)
         if job.waiting and encoding is None and self.deadline is not None:
             call.stop.within(self.deadline(call))
@@ -408,9 +407,13 @@ class Paths:
             self._by_group[group] = served, tuple(names)
             group += 1 + len(names)
         self._pattern = re.compile("|".join(patterns), re.DOTALL)
+        self._recent = lru_cache(maxsize=1024)(self._match)
 
-    def find(self, path: str) -> tuple[Resource, dict[str, str]] | None:
+    def find(self, path: str) -> tuple[Resource, Mapping[str, str]] | None:
         """What serves a path, and what stands in the places of its template."""
+        return self._recent(path) if len(path) <= _USUAL else self._match(path)
+
+    def _match(self, path: str) -> tuple[Resource, Mapping[str, str]] | None:
         match = self._pattern.fullmatch(path)
         if match is None or match.lastindex is None:
             return None
@@ -418,6 +421,9 @@ class Paths:
         first = match.lastindex + 1
         return resource, {name: match[first + k] for k, name in enumerate(names)}
 
+
+_USUAL = 200
+"""The most characters of a path that is remembered: clients ask for the same ones again."""
 
 _PLACE = re.compile(r"([^{]*)(?:\{(\w+)(?::(\w+))?\})?")
 """A text in a template, and the place behind it: `{sid}` is one segment, `{ref:path}` any."""

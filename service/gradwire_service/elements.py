@@ -16,7 +16,7 @@ def check_elements(types: Iterable[Type], limit: int) -> None:
     Raises:
         QuotaExceeded: One has more elements than the limit.
     """
-    largest = max((type.size for type in types), default=0)
+    largest = max([type.size for type in types], default=0)
     if largest > limit:
         raise QuotaExceeded(quota="elements", limit=limit, wanted=largest)
 

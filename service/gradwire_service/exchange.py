@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradwire.wire.messages import REQUEST_ID
@@ -77,11 +76,11 @@ class Stopwatch:
         return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, _, seconds in self.steps)
 
 
-@dataclass(slots=True)
 class Exchange:
     """What is known of a request; times on `time.perf_counter`, sizes in bytes of bodies as sent.
 
     Attributes:
+        request_id: The caller's id for it, or one of ours.
         scope: The ASGI scope; empty where the request could not be read.
         route: The template of its path, such as ``/v1/sessions/{sid}``, or ``none``.
         method: An HTTP method that the route serves, or ``other``.
@@ -95,9 +94,7 @@ class Exchange:
         declined: Whether it takes more than may be begun there.
     """
 
-    request_id: str
-    scope: MutableMapping[str, Any] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)
+    # One is made for each request: most of it stays as it is here.
     seconds: float = 0.0
     route: str = "none"
     method: str = "other"
@@ -115,7 +112,10 @@ class Exchange:
     begun: Begun | None = None
     declined: bool = False
 
-    def __post_init__(self) -> None:
+    def __init__(self, request_id: str, scope: MutableMapping[str, Any] | None = None) -> None:
+        self.request_id = request_id
+        self.scope: MutableMapping[str, Any] = {} if scope is None else scope
+        self.began = time.perf_counter()
         self.scope[_KEY] = self
 
     @classmethod

@@ -73,9 +73,7 @@ class Reply(NamedTuple):
 
     def head(self) -> list[tuple[bytes, bytes]]:
         """The headers, as ASGI has them."""
-        headers = [
-            (name.lower().encode(), text.encode("latin-1")) for name, text in self.headers.items()
-        ]
+        headers = [(_field(name), text.encode("latin-1")) for name, text in self.headers.items()]
         if self.media_type is not None:
             headers.append((b"content-type", self.media_type.encode()))
         if self.status not in (204, 304):
@@ -93,6 +91,12 @@ class Reply(NamedTuple):
         else:
             last = b"".join(self.chunks)
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+@lru_cache(maxsize=64)  # all are ours, and few
+def _field(name: str) -> bytes:
+    """The name of a header, as ASGI has it."""
+    return name.lower().encode()
 
 
 def encode(document: object, form: Form) -> tuple[str, list[bytes | memoryview]]:
@@ -187,7 +191,7 @@ class Call(NamedTuple):
     @property
     def watch(self) -> Stopwatch:
         """Takes the time of the steps of a run."""
-        assert self.exchange.watch is not None  # it was made with the call
+        assert self.exchange.watch is not None  # it was made when the call went to a thread
         return self.exchange.watch
 
     @property

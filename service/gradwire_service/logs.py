@@ -29,6 +29,7 @@ __all__ = [
     "TextFormatter",
     "configuration",
     "form_for",
+    "lines_alone",
     "log_request",
 ]
 
@@ -179,13 +180,14 @@ def _moment(at: float) -> str:
     return f"{text}.{int((at - whole) * 1000):03d}Z"
 
 
-def log_request(exchange: Exchange, trace_id: str, probe: bool) -> None:
+def log_request(exchange: Exchange, trace_id: str, probe: bool, lines: Lines | None) -> None:
     """Write the line about a request that is done, and the trace of an internal fault.
 
     Args:
         exchange: The request.
         trace_id: The id of its trace, or nothing.
         probe: Whether it only asked how the server is.
+        lines: What `lines_alone` has found.
     """
     status = exchange.status
     level = logging.ERROR if exchange.fault else _LEVELS[status >= 500]
@@ -211,7 +213,7 @@ def log_request(exchange: Exchange, trace_id: str, probe: bool) -> None:
     if trace_id:
         facts["trace_id"] = trace_id
     fault = exchange.fault
-    if fault is None and (lines := _lines_alone()) is not None:
+    if fault is None and lines is not None:
         lines.say(level, _requests.name, "request", facts)
         return
     trace = None if fault is None else (type(fault), fault, fault.__traceback__)
@@ -222,7 +224,7 @@ def log_request(exchange: Exchange, trace_id: str, probe: bool) -> None:
     _requests.handle(line)
 
 
-def _lines_alone() -> Lines | None:
+def lines_alone() -> Lines | None:
     """Our own handler, where a record about a request would come to it alone, and as it is.
 
     Then there need be no record, which takes longer than the line that is made of it. Whoever

@@ -39,6 +39,7 @@ from .store import (
     Receipt,
     Scope,
     SessionRow,
+    now,
 )
 
 __all__ = ["PostgresStore"]
@@ -374,14 +375,10 @@ class PostgresStore:
         written = [a for a, outcome in zip(group, outcomes, strict=True) if outcome is None]
         last = {append.number: append for append in written}
         sql.execute(
-            "UPDATE sessions s SET version = v.version, updated_at = v.updated_at"
-            " FROM unnest(%s::bigint[], %s::bigint[], %s::text[])"
-            " AS v (number, version, updated_at) WHERE s.number = v.number",
-            (
-                list(last),
-                [versions[number] for number in last],
-                [append.updated_at for append in last.values()],
-            ),
+            "UPDATE sessions s SET version = v.version, updated_at = %s"
+            " FROM unnest(%s::bigint[], %s::bigint[]) AS v (number, version)"
+            " WHERE s.number = v.number",
+            (now(), list(last), [versions[number] for number in last]),
         )
         _insert_log(sql, [(a.number, a.version, a.entries) for a in written])
         _keep(sql, [a.receipt for a in written if a.receipt is not None], self._retention)

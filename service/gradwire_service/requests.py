@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,8 +80,7 @@ class ForkRequest:
     version: int | None
 
 
-@dataclass(frozen=True)
-class AppendRequest:
+class AppendRequest(NamedTuple):
     """Nodes to append, all or none."""
 
     entries: tuple[Entry, ...]
@@ -188,7 +187,7 @@ def session_request(document: object) -> CreateRequest | ForkRequest:
 def append_request(document: object, resident: Resident) -> AppendRequest:
     """The body of `POST /v1/sessions/{sid}/nodes`; resident tensors in it are looked up."""
     top = fields(document, "", ("nodes",))
-    return AppendRequest(entries=required(top, "nodes", "", partial(_entries, resident)))
+    return AppendRequest(required(top, "nodes", "", partial(_entries, resident)))
 
 
 def outputs_request(document: object) -> Mapping[str, Ref]:
@@ -246,7 +245,33 @@ def _entries(resident: Resident, value: object, path: str) -> tuple[Entry, ...]:
 
 
 def _entry(value: object, path: str, resident: Resident) -> Entry:
-    entry = fields(value, path, ("op", "inputs", "attrs", "name", "source"))
+    entry = _plain_entry(value)
+    return _checked_entry(value, path, resident) if entry is None else entry
+
+
+def _plain_entry(value: object) -> Entry | None:
+    """An entry without attributes that refers to values by name, as most do, if all is well."""
+    if type(value) is not dict or not value.keys() <= _ENTRY_FIELDS:
+        return None
+    op, refs, attrs, name, source = map(value.get, _ENTRY)
+    if type(op) is not str or type(refs) is not list or attrs is not None:
+        return None
+    for ref in refs:
+        if type(ref) is not str:
+            return None
+    if not (name is None or type(name) is str):
+        return None
+    if not (source is None or (type(source) is str and len(source) <= MAX_SOURCE)):
+        return None
+    return Entry(op, tuple(refs), None, name, source)
+
+
+_ENTRY = ("op", "inputs", "attrs", "name", "source")
+_ENTRY_FIELDS = frozenset(_ENTRY)
+
+
+def _checked_entry(value: object, path: str, resident: Resident) -> Entry:
+    entry = fields(value, path, _ENTRY)
     op = required(entry, "op", path, text)
     refs = required(entry, "inputs", path, _refs)
     attrs = optional(entry, "attrs", path, members) or {}

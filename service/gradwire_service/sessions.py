@@ -550,7 +550,7 @@ class Sessions:
         version = builder.version
         nodes = builder.append(entries)
         try:
-            check_elements((node.type for node in nodes), self._max_elements)
+            check_elements([node.type for node in nodes], self._max_elements)
             first = len(builder.inputs) + version
             logged = [log_entry(node_document(node, first + k)) for k, node in enumerate(nodes)]
             document: Document = {
@@ -563,7 +563,7 @@ class Sessions:
         except BaseException:
             builder._truncate(version)
             raise
-        return document, Append(copy.row.number, version, written, now(), receipt, copy.line)
+        return document, Append(copy.row.number, version, written, receipt, copy.line)
 
     def _once(
         self,
@@ -707,14 +707,19 @@ def _quick(builder: Builder, entries: Sequence[Entry]) -> bool:
 
     Suggestions for an unknown name take a look at every name, and a blob goes to the disk.
     """
-    coming = {entry.name for entry in entries}
+    known = builder.names
     for entry in entries:
         for ref in entry.inputs:
-            if isinstance(ref, str) and ref not in builder.names and ref not in coming:
+            if (
+                type(ref) is str
+                and ref not in known
+                and all(ref != other.name for other in entries)
+            ):
                 return False
-        for value in (entry.attrs or {}).values():
-            if isinstance(value, np.ndarray) and value.size > MAX_INLINE:
-                return False
+        if entry.attrs:
+            for value in entry.attrs.values():
+                if isinstance(value, np.ndarray) and value.size > MAX_INLINE:
+                    return False
     return True
 
 

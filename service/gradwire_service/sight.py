@@ -8,7 +8,7 @@ from collections import deque
 
 from .dispatch import Resource
 from .exchange import Exchange
-from .logs import log_request
+from .logs import Lines, lines_alone, log_request
 from .metrics import Metrics
 from .tracing import Tracing
 
@@ -46,9 +46,10 @@ class Sight:
     def settle(self) -> None:
         """Tell of every request that is done."""
         self._called = False
+        lines = lines_alone()
         while self._done:
             try:
-                self._tell(self._done.popleft())
+                self._tell(self._done.popleft(), lines)
             except Exception:  # the answer is out, and the next one is to be told of all the same
                 _log.exception("a request that was answered could not be told of")
         try:
@@ -56,7 +57,7 @@ class Sight:
         except Exception:
             _log.exception("requests that were answered could not be counted")
 
-    def _tell(self, exchange: Exchange) -> None:
+    def _tell(self, exchange: Exchange, lines: Lines | None) -> None:
         """Count, trace and log a request, under the template of its path.
 
         Ids, unknown paths and methods are no labels: there are as many as clients care to invent.
@@ -70,4 +71,4 @@ class Sight:
             probe = served.vital
         self.metrics.observe(exchange)
         trace_id = "" if self.tracing is None else self.tracing.record(exchange)
-        log_request(exchange, trace_id, probe)
+        log_request(exchange, trace_id, probe, lines)

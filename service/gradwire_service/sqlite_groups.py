@@ -4,11 +4,11 @@ Each statement makes Python give up the interpreter's lock, and wait for it behi
 event loop does meanwhile: in a busy server that takes longer than the writing. So a group is one
 row, inserted into a view of this connection, and the view's trigger does all that there is to do.
 
-The lists of a row are JSON: `lines` of [session, from version, to version, updated_at]; `entries`
-of [session, position, first, length], where `documents` has the document, counted from 1; and
-`receipts` of [owner, route, session, key, digest, first, length]. `expired` is when the oldest
-receipts that still count were written. What JSON functions read from is kept short: each time they
-compare it with what they parsed last.
+The lists of a row are JSON: `lines` of [session, from version, to version]; `entries` of [session,
+position, first, length], where `documents` has the document, counted from 1; and `receipts` of
+[owner, route, session, key, digest, first, length]. `expired` is when the oldest receipts that
+still count were written. What JSON functions read from is kept short: each time they compare it
+with what they parsed last.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 
 import orjson
 
-from .store import Append, Scope
+from .store import Append, Scope, now
 
 __all__ = ["COMMIT", "PREPARE", "row_of"]
 
 PREPARE = """
 CREATE TEMP VIEW appends AS SELECT
-    0 AS lines, 0 AS entries, 0 AS receipts, 0 AS documents, 0 AS written, 0 AS expired;
+    0 AS lines, 0 AS entries, 0 AS receipts, 0 AS documents, 0 AS updated_at, 0 AS written,
+    0 AS expired;
 CREATE TEMP TRIGGER commit_appends INSTEAD OF INSERT ON appends BEGIN
     SELECT RAISE(ABORT, 'done') FROM json_each(NEW.receipts) AS new JOIN receipts AS old
         ON old.owner = json_extract(new.value, '$[0]')
@@ -35,7 +36,7 @@ CREATE TEMP TRIGGER commit_appends INSTEAD OF INSERT ON appends BEGIN
         WHERE old.written > NEW.expired;
     UPDATE sessions SET
         version = json_extract(line.value, '$[2]'),
-        updated_at = json_extract(line.value, '$[3]')
+        updated_at = NEW.updated_at
         FROM json_each(NEW.lines) AS line
         WHERE number = json_extract(line.value, '$[0]')
         AND version = json_extract(line.value, '$[1]');
@@ -59,7 +60,7 @@ END
 """
 """What has to be there on a connection, once."""
 
-COMMIT = "INSERT INTO appends VALUES (?, ?, ?, ?, ?, ?)"
+COMMIT = "INSERT INTO appends VALUES (?, ?, ?, ?, ?, ?, ?)"
 """Commits a row; an `IntegrityError` says that there is something against some append of it."""
 
 _BYTES = 2**24
@@ -73,8 +74,6 @@ def row_of(group: Sequence[Append], retention: float) -> tuple[Any, ...] | None:
         group: In the order in which it is to be committed.
         retention: How long receipts count, in seconds.
     """
-    if sum(append.size for append in group) > _BYTES:
-        return None
     lines: dict[int, list[Any]] = {}
     entries: list[tuple[int, int, int, int]] = []
     receipts: dict[Scope, tuple[Any, ...]] = {}
@@ -89,24 +88,27 @@ def row_of(group: Sequence[Append], retention: float) -> tuple[Any, ...] | None:
 
     for append in group:
         number, version, receipt = append.number, append.version, append.receipt
-        line = lines.setdefault(number, [number, version, version, ""])
+        line = lines.setdefault(number, [number, version, version])
         if append.line.broken or version != line[2]:
             return None
         for position, entry in enumerate(append.entries, version):
             if entry.blobs:  # whose files have to be seen to
                 return None
             entries.append((number, position, *place(entry.document)))
-        line[2:] = version + len(append.entries), append.updated_at
+        line[2] = version + len(append.entries)
         if receipt is not None:
             if receipt.scope in receipts:
                 return None
             columns = receipt.scope.columns
             receipts[receipt.scope] = *columns, receipt.digest, *place(receipt.document)
+        if end - 1 > _BYTES:
+            return None
     written = time.time()
     lists = list(lines.values()), entries, list(receipts.values())
     return (
         *(orjson.dumps(each).decode() for each in lists),
         b"".join(documents),
+        now(),
         written,
         written - retention,
     )

@@ -38,6 +38,7 @@ from .store import (
     Receipt,
     Scope,
     SessionRow,
+    now,
 )
 
 __all__ = ["SqliteStore", "connect", "transaction", "translated"]
@@ -376,7 +377,7 @@ class SqliteStore:
             "UPDATE sessions SET version = ?, updated_at = ? WHERE number = ? AND version = ?",
             (
                 append.version + len(append.entries),
-                append.updated_at,
+                now(),
                 append.number,
                 append.version,
             ),
@@ -479,9 +480,9 @@ class SqliteStore:
 
     def write_blobs(self, entries: Sequence[LogEntry]) -> None:
         """See `Store.write_blobs`."""
-        self._blobs.ensure(
-            {sha256: array for entry in entries for sha256, array in entry.blobs.items()}
-        )
+        for entry in entries:
+            if entry.blobs:
+                self._blobs.ensure(entry.blobs)
 
     def blob(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """See `Store.blob`."""

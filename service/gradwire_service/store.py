@@ -188,7 +188,6 @@ class Append(NamedTuple):
     number: int
     version: int
     entries: Sequence[LogEntry]
-    updated_at: str
     receipt: Receipt | None
     line: Line
 
@@ -250,11 +249,12 @@ class Commit:
         Raises:
             TimeoutError: It takes longer than so many seconds.
         """
-        with self._lock:
-            if not self._done and self._waiter is None:
-                self._waiter = threading.Event()
-        if self._waiter is not None and not self._waiter.wait(timeout):
-            raise TimeoutError
+        if not self._done:
+            with self._lock:
+                if not self._done and self._waiter is None:
+                    self._waiter = threading.Event()
+            if self._waiter is not None and not self._waiter.wait(timeout):
+                raise TimeoutError
         return self._refusal
 
     def result(self, timeout: float | None = None) -> None:

@@ -114,8 +114,6 @@ class Swift:
 
         Nothing is sent of an answer that is not a success.
         """
-        if begun.commit.exception() is not None:
-            return False
         try:
             reply = begun.reply()
         except Exception:  # as in `begin`

@@ -167,7 +167,7 @@ def _fill_and_recover(url: str, ballast: Path, directory: Path) -> None:
     def append_until(end: int) -> None:
         nonlocal version
         while version < end:
-            entry = Append(row.number, version, [document], now(), None, Line(version))
+            entry = Append(row.number, version, [document], None, Line(version))
             store.append(entry).result()
             version += 1
 

@@ -26,7 +26,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def append(number: int = 1, version: int = 0, line: Line | None = None) -> Append:
-    return Append(number, version, [LogEntry(b"{}")], now(), None, line or Line(version))
+    return Append(number, version, [LogEntry(b"{}")], None, line or Line(version))
 
 
 def submitted(to: GroupCommit | Store, appends: Sequence[Append]) -> list[Commit]:
@@ -196,7 +196,7 @@ def test_a_full_store_says_so(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path, max_bytes=2**18)
     numbers = sessions(store, MANY)
     large = [LogEntry(b"x" * 2**17)]
-    appends = [Append(n, 0, large, now(), None, Line(0)) for n in numbers]
+    appends = [Append(n, 0, large, None, Line(0)) for n in numbers]
     refused = [c.exception() for c in submitted(store, appends)]
     assert any(isinstance(refusal, StorageFull) for refusal in refused)
     assert versions(store, MANY) == [0 if refusal else 1 for refusal in refused]

@@ -29,7 +29,7 @@ from gradwire_service.store import AlreadyDone, Append, Commit, Line, LogEntry, 
 
 def append(text: str = "", line: Line | None = None, version: int = 0) -> Append:
     entries = [LogEntry(text.encode())]
-    return Append(1, version, entries, "", None, line or Line(version))
+    return Append(1, version, entries, None, line or Line(version))
 
 
 class Disk:

@@ -25,7 +25,7 @@ from gradwire.wire import safetensors
 from gradwire_service.cli import main
 from gradwire_service.exchange import Exchange
 from gradwire_service.local import LocalTransport
-from gradwire_service.logs import JsonFormatter, Lines, TextFormatter, log_request
+from gradwire_service.logs import JsonFormatter, Lines, TextFormatter, lines_alone, log_request
 from gradwire_service.metrics import Metrics
 from gradwire_service.settings import Settings
 from gradwire_service.sight import Sight
@@ -254,13 +254,14 @@ WAYS: dict[str, Callable[[logging.Logger, Watched], object]] = {
 def test_whoever_wants_records_gets_them(
     alone: logging.Logger, way: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exchange, who = Exchange("r", status=200), Watched()
-    log_request(exchange, "", probe=False)
+    exchange, who = Exchange("r"), Watched()
+    exchange.status = 200
+    log_request(exchange, "", probe=False, lines=lines_alone())
     plain = json.loads(capsys.readouterr().err)
     WAYS[way](alone, who)
     try:
-        log_request(exchange, "", probe=False)
-        log_request(exchange, "", probe=True)
+        log_request(exchange, "", probe=False, lines=lines_alone())
+        log_request(exchange, "", probe=True, lines=lines_alone())
     finally:
         alone.filters.clear()
         logging.setLogRecordFactory(logging.LogRecord)

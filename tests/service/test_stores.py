@@ -70,7 +70,7 @@ def append(
 ) -> None:
     """Append and wait until it is durable."""
     line = Line(row.version)
-    store.append(Append(row.number, row.version, entries, now(), receipt, line)).result()
+    store.append(Append(row.number, row.version, entries, receipt, line)).result()
 
 
 def test_a_session_is_found_by_id_and_by_name(store: Store) -> None:
@@ -368,8 +368,8 @@ def test_while_one_is_alone_with_a_session_nobody_appends(place: Place) -> None:
         waiting.start()
         waiting.join(0.1)
         with pytest.raises(Moved):
-            put(Append(row.number, 0, entries("b"), now(), None, Line(0)))
-        put(Append(row.number, 1, entries("b"), now(), receipt(), Line(1)))
+            put(Append(row.number, 0, entries("b"), None, Line(0)))
+        put(Append(row.number, 1, entries("b"), receipt(), Line(1)))
         assert not done
     waiting.join()
     assert done == ["refused"]
@@ -378,7 +378,7 @@ def test_while_one_is_alone_with_a_session_nobody_appends(place: Place) -> None:
 
     def change_ones_mind() -> None:
         with here.exclusive(row) as put:
-            put(Append(row.number, 2, entries("c"), now(), None, Line(2)))
+            put(Append(row.number, 2, entries("c"), None, Line(2)))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -618,7 +618,7 @@ def test_one_of_a_group_is_refused_and_the_others_stay(tmp_path: Path) -> None:
 
         def append(row: SessionRow, version: int, key: str | None = None) -> Append:
             receipt = None if key is None else Receipt(Scope("o", "nodes", row.id, key), "d", b"{}")
-            return Append(row.number, version, [LogEntry(b"%d" % version)], now(), receipt, Line(0))
+            return Append(row.number, version, [LogEntry(b"%d" % version)], receipt, Line(0))
 
         behind = append(rows[0], 0)
         twice = append(rows[1], 1, "k")
@@ -658,7 +658,6 @@ def test_a_group_takes_as_many_statements_as_one_append(tmp_path: Path) -> None:
                         row.number,
                         version,
                         entries("a"),
-                        now(),
                         Receipt(Scope("local", "nodes", row.id, f"key {version}"), "d", b"{}"),
                         Line(version),
                     )
@@ -684,7 +683,7 @@ def test_a_write_waits_for_another_process_and_not_for_ever(tmp_path: Path) -> N
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Overloaded, match="another process"):
             append(hasty, row, entries("a"))
-        waiting = patient.append(Append(row.number, 0, entries("a"), now(), None, Line(0)))
+        waiting = patient.append(Append(row.number, 0, entries("a"), None, Line(0)))
         other.execute("COMMIT")
         waiting.result(30)
         assert patient.entries(found(patient), 0, 9) == [b"a"]

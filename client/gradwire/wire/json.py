@@ -13,16 +13,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Final, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
 import numpy as np
 import orjson
 
 from gradwire.wire.errors import WireError
 from gradwire.wire.tensors import encode_tensor, tensor_document
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["dumps", "loads"]
 
@@ -78,19 +75,18 @@ _LONG: Final = 64
 def _count_keys(document: object) -> int | None:
     """How many members all objects have; None where some number may have been a longer integer."""
     count = 0
-    rest = [document]
+    rest: list[Any] = [document]
     while rest:
         node = rest.pop()
-        if isinstance(node, dict):
-            members = cast("dict[str, object]", node)
-            count += len(members)
-            items: Iterable[object] = members.values()
-        elif isinstance(node, list):
-            items = cast("list[object]", node)
+        kind = type(node)
+        if kind is dict:
+            count += len(node)
+            items = node.values()
+        elif kind is list:
+            items = node
             if len(items) > _LONG and type(items[0]) in (int, float):
                 try:
-                    numbers = cast("list[float]", items)
-                    if min(numbers) > -_INT64 and max(numbers) < _INT64:
+                    if min(items) > -_INT64 and max(items) < _INT64:
                         continue
                 except TypeError:  # something else is among them
                     pass
@@ -100,7 +96,7 @@ def _count_keys(document: object) -> int | None:
             kind = type(item)
             if kind is dict or kind is list:
                 rest.append(item)
-            elif kind is float and not -_INT64 < cast("float", item) < _INT64:
+            elif kind is float and not -_INT64 < item < _INT64:
                 return None
     return count
 
