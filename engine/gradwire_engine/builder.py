@@ -259,7 +259,7 @@ class Builder:
         if entry.attrs or len(entry.inputs) > _FEW:
             return None
         ids = []
-        held = self.ctx_len
+        held = len(self.inputs) + len(self.nodes)
         for ref in entry.inputs:
             id = self._names.get(ref, -1) if type(ref) is str else ref
             if type(id) is not int or not 0 <= id < held:
@@ -290,9 +290,9 @@ class Builder:
         return Node(op, ids, result, entry.name, entry.source, entry.origin)
 
     def _commit(self, node: Node) -> None:
-        self.nodes.append(node)
         if node.name is not None:
-            self._names[node.name] = self.ctx_len - 1
+            self._names[node.name] = len(self.inputs) + len(self.nodes)
+        self.nodes.append(node)
 
     def _truncate(self, length: int) -> None:
         for node in self.nodes[length:]:

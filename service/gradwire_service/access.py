@@ -57,9 +57,9 @@ class Access:
         if self._ring is not None:
             return
         given = dict(scope["headers"])
-        if given.get(b"host") in self._accepted and b"origin" not in given:
-            if len(given) == len(scope["headers"]):  # each of them once
-                return
+        once = len(given) == len(scope["headers"])
+        if once and given.get(b"host") in self._accepted and b"origin" not in given:
+            return
         hosts: list[bytes] = []
         origins: list[bytes] = []
         for name, value in scope["headers"]:

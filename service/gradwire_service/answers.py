@@ -62,7 +62,10 @@ class Sender:
 
 def send_whole(cycle: RequestResponseCycle, reply: Reply, *more: Header) -> bool:
     """Send an answer without messages, unless something about it is odd."""
-    whole = _whole(cycle, reply.status, [*reply.head(), *more], b"".join(reply.chunks))
+    body = b"".join(reply.chunks)
+    if len(body) > _JOINED or not _is_free(cycle):
+        return False
+    whole = _joined(cycle, reply.status, [*reply.head(), *more], body)
     if whole is None:
         return False
     _finish(cycle, whole)
@@ -73,11 +76,8 @@ def _whole(
     cycle: RequestResponseCycle, status: int, own: list[Header], body: bytes
 ) -> bytes | None:
     """An answer as it is sent, if nothing about it is odd."""
-    if cycle.response_started or cycle.disconnected or cycle.flow.write_paused:
+    if not _is_free(cycle):
         return None
-    headers = cycle.default_headers + own
-    if not cycle.keep_alive:
-        headers.append((b"connection", b"close"))
     given = dict(own)
     if b"connection" in given or b"transfer-encoding" in given:
         return None
@@ -85,8 +85,23 @@ def _whole(
         body = b""
     elif len(body) > _JOINED or given.get(b"content-length") != b"%d" % len(body):
         return None
+    return _joined(cycle, status, own, body)
+
+
+def _is_free(cycle: RequestResponseCycle) -> bool:
+    """Whether a client waits, and nothing is in the way of an answer to it."""
+    return not (cycle.response_started or cycle.disconnected or cycle.flow.write_paused)
+
+
+def _joined(
+    cycle: RequestResponseCycle, status: int, own: list[Header], body: bytes
+) -> bytes | None:
+    """Head and body in one piece; None where a header would be several."""
+    headers = cycle.default_headers + own
+    if not cycle.keep_alive:
+        headers.append((b"connection", b"close"))
     lines = b"\r\n".join(map(b": ".join, headers))
-    if lines.translate(None, _PLAIN) != b"\r\n" * (len(headers) - 1):  # a header is several
+    if lines.translate(None, _PLAIN) != b"\r\n" * (len(headers) - 1):
         return None
     return b"%b%b\r\n\r\n%b" % (STATUS_LINE[status], lines, body)
 

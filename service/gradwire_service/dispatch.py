@@ -14,6 +14,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
@@ -214,6 +215,9 @@ def _admit(exchange: Exchange, service: Service, owner: str) -> None:
         exchange.admitted = True
 
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
@@ -298,7 +302,8 @@ class Resource:
         _admit(exchange, service, owner)
         check_headers(headers)
         exchange.received = len(body)
-        return self._begin(self._call(scope, service, owner, headers, body))
+        assert self.swift is not None  # else nobody asks
+        return self.swift(self._call(scope, service, owner, headers, body))
 
     def _begin(self, call: Call) -> Begun | None:
         if self.swift is None or len(call.body) > SMALL_BODY or call.exchange.declined:
@@ -322,16 +327,16 @@ class Resource:
         body: Body,
     ) -> Call:
         return Call(
-            service=service,
-            owner=owner,
-            path=scope["path"],
-            raw_path=scope.get("raw_path") or scope["path"].encode(),
-            params=scope.get("path_params", {}),
-            query_string=scope.get("query_string", b""),
-            headers=headers,
-            body=body,
-            stop=Stop(service.settings.run_seconds if self.heavy else None),
-            exchange=exchange_of(scope),
+            service,
+            owner,
+            scope["path"],
+            scope.get("raw_path") or scope["path"].encode(),
+            scope.get("path_params", _NONE),
+            scope.get("query_string", b""),
+            headers,
+            body,
+            Stop(service.settings.run_seconds if self.heavy else None),
+            exchange_of(scope),
         )
 
     async def _on_a_thread(

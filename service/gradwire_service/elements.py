@@ -16,9 +16,9 @@ def check_elements(types: Iterable[Type], limit: int) -> None:
     Raises:
         QuotaExceeded: One has more elements than the limit.
     """
-    largest = max([type.size for type in types], default=0)
-    if largest > limit:
-        raise QuotaExceeded(quota="elements", limit=limit, wanted=largest)
+    for each in types:
+        if each.size > limit:
+            raise QuotaExceeded(quota="elements", limit=limit, wanted=each.size)
 
 
 def types_of(graph: Graph) -> Iterable[Type]:

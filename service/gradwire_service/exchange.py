@@ -154,4 +154,4 @@ def _request_id(scope: Mapping[str, Any]) -> str:
         if key == _ID_HEADER and _SANE_ID.fullmatch(value):
             given: bytes = value
             return given.decode("ascii")
-    return f"{random.getrandbits(128):032x}"  # to be told apart, not to be kept secret
+    return random.randbytes(16).hex()  # to be told apart, not to be kept secret

@@ -186,8 +186,11 @@ def session_request(document: object) -> CreateRequest | ForkRequest:
 
 def append_request(document: object, resident: Resident) -> AppendRequest:
     """The body of `POST /v1/sessions/{sid}/nodes`; resident tensors in it are looked up."""
-    top = fields(document, "", ("nodes",))
-    return AppendRequest(required(top, "nodes", "", partial(_entries, resident)))
+    nodes = document.get("nodes") if type(document) is dict and len(document) == 1 else None
+    if nodes is None:
+        top = fields(document, "", ("nodes",))
+        nodes = required(top, "nodes", "", lambda value, _: value)
+    return AppendRequest(_entries(resident, nodes, "nodes"))
 
 
 def outputs_request(document: object) -> Mapping[str, Ref]:
@@ -240,13 +243,12 @@ def _input(value: object, path: str) -> Input:
 
 
 def _entries(resident: Resident, value: object, path: str) -> tuple[Entry, ...]:
-    found = items(value, path)
-    return tuple([_entry(item, f"{path}/{k}", resident) for k, item in enumerate(found)])
-
-
-def _entry(value: object, path: str, resident: Resident) -> Entry:
-    entry = _plain_entry(value)
-    return _checked_entry(value, path, resident) if entry is None else entry
+    return tuple(
+        [
+            _plain_entry(item) or _entry(item, f"{path}/{k}", resident)
+            for k, item in enumerate(items(value, path))
+        ]
+    )
 
 
 def _plain_entry(value: object) -> Entry | None:
@@ -270,7 +272,7 @@ _ENTRY = ("op", "inputs", "attrs", "name", "source")
 _ENTRY_FIELDS = frozenset(_ENTRY)
 
 
-def _checked_entry(value: object, path: str, resident: Resident) -> Entry:
+def _entry(value: object, path: str, resident: Resident) -> Entry:
     entry = fields(value, path, _ENTRY)
     op = required(entry, "op", path, text)
     refs = required(entry, "inputs", path, _refs)
