@@ -74,33 +74,31 @@ def row_of(group: Sequence[Append], retention: float) -> tuple[Any, ...] | None:
         group: In the order in which it is to be committed.
         retention: How long receipts count, in seconds.
     """
-    lines: dict[int, list[Any]] = {}
+    lines: dict[int, list[int]] = {}
     entries: list[tuple[int, int, int, int]] = []
     receipts: dict[Scope, tuple[Any, ...]] = {}
     documents: list[bytes] = []
     end = 1
-
-    def place(document: bytes) -> tuple[int, int]:
-        nonlocal end
-        first, end = end, end + len(document)
-        documents.append(document)
-        return first, len(document)
-
-    for append in group:
-        number, version, receipt = append.number, append.version, append.receipt
-        line = lines.setdefault(number, [number, version, version])
-        if append.line.broken or version != line[2]:
+    for number, version, added, receipt, line in group:
+        moves = lines.get(number)
+        if moves is None:
+            moves = lines[number] = [number, version, version]
+        if line.broken or version != moves[2]:
             return None
-        for position, entry in enumerate(append.entries, version):
-            if entry.blobs:  # whose files have to be seen to
+        for document, blobs in added:
+            if blobs:  # whose files have to be seen to
                 return None
-            entries.append((number, position, *place(entry.document)))
-        line[2] = version + len(append.entries)
+            entries.append((number, moves[2], end, len(document)))
+            documents.append(document)
+            end += len(document)
+            moves[2] += 1
         if receipt is not None:
-            if receipt.scope in receipts:
+            scope, size = receipt.scope, len(receipt.document)
+            if scope in receipts:
                 return None
-            columns = receipt.scope.columns
-            receipts[receipt.scope] = *columns, receipt.digest, *place(receipt.document)
+            receipts[scope] = *scope.columns, receipt.digest, end, size
+            documents.append(receipt.document)
+            end += size
         if end - 1 > _BYTES:
             return None
     written = time.time()
