@@ -92,9 +92,11 @@ class Connection(HttpToolsProtocol):
         state = getattr(self.config.loaded_app, "state", None)
         self._swift: Swift | None = getattr(state, "swift", None)
         self._reading = False
-        self._to_start: tuple[RequestResponseCycle, Any] | None = None  # while its body is read
+        self._to_start: RequestResponseCycle | None = None  # while its body is read
         self._rest: asyncio.TimerHandle | None = None  # runs while the rest of that is awaited
-        self._begun: Begun | None = None  # of the cycle that is served, instead of a task
+        # Of the cycle that is served, instead of a task: it itself, and then what was begun.
+        self._to_begin: RequestResponseCycle | None = None
+        self._begun: Begun | None = None
 
     # -- coming and going --------------------------------------------------------------------------
 
@@ -125,9 +127,9 @@ class Connection(HttpToolsProtocol):
         self._stopping = True
         if self._busy or self._refused:
             self._start()
-            if self._begun is not None:
-                self._begun = None
-                super()._start_asgi_task(self._served, self.app)
+            if self._to_begin is not None or self._begun is not None:
+                self._to_begin = self._begun = None
+                self._start_task(self._served)
             super().shutdown()
             return
         self.loop.call_later(
@@ -156,7 +158,7 @@ class Connection(HttpToolsProtocol):
         self._feed(data)
         self._reading = False
         if self._to_start is not None:
-            self._start_soon(*self._to_start)
+            self._start_soon(self._to_start)
         if not (self._in_head and self._head_bytes) or self._refused:
             return
         if self._head_bytes > self._rules.header_bytes:
@@ -207,16 +209,16 @@ class Connection(HttpToolsProtocol):
         if self._stopping:
             cycle.keep_alive = False
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, _: Any) -> None:
         """Begin to serve a request; as uvicorn does it, but later if more of it is there to read.
 
         Most requests are read with their bodies at once, and may need no task.
         """
-        self._to_start = cycle, app
+        self._to_start = cycle
         if not (self._reading and cycle.more_body):
             self._start()
 
-    def _start_soon(self, cycle: RequestResponseCycle, _: Any) -> None:
+    def _start_soon(self, cycle: RequestResponseCycle) -> None:
         """A body is not all there: many clients send it in a piece of its own."""
         if self._swift is None or not self._swift.awaits(cycle):
             self._start()
@@ -229,14 +231,29 @@ class Connection(HttpToolsProtocol):
             self._rest = None
         if self._to_start is None:
             return
-        (cycle, app), self._to_start = self._to_start, None
-        if self._swift is not None and not (cycle.more_body or self._stopping):
-            begun = self._begun = self._swift.begin(cycle)
-            if begun is not None:
-                begun.when_done(partial(self._answer, cycle, begun))
-                return
+        cycle, self._to_start = self._to_start, None
+        swift = self._swift
+        if swift is None or cycle.more_body or self._stopping or not swift.takes(cycle):
+            self._start_task(cycle)
+            return
+        self._to_begin = cycle
+        swift.soon(partial(self._begin, cycle))
+
+    def _begin(self, cycle: RequestResponseCycle) -> None:
+        """What arrived with this request is read, too."""
+        if self._to_begin is not cycle:  # it has gone the long way meanwhile
+            return
+        assert self._swift is not None  # it takes the request
+        self._to_begin = None
+        begun = self._begun = self._swift.begin(cycle)
+        if begun is None:
+            self._start_task(cycle)
+        else:
+            begun.when_done(partial(self._answer, cycle, begun))
+
+    def _start_task(self, cycle: RequestResponseCycle) -> None:
         cycle.scope["extensions"] = {BODY: SocketIntake(self, cycle)}  # type: ignore[dict-item]
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, self.app)
 
     def _answer(self, cycle: RequestResponseCycle, begun: Begun) -> None:
         """What was begun is committed, or is not going to be."""
@@ -250,7 +267,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
             raise
         if not answered:
-            super()._start_asgi_task(cycle, self.app)
+            self._start_task(cycle)
 
     def _serve(self, scope: Scope, receive: Receive, _: Send) -> Awaitable[None]:
         """The app, with a `send` of ours."""

@@ -1,4 +1,4 @@
-"""The way from other threads back to the event loop, one wake-up for all that come at a time."""
+"""The way (back) to the event loop: one wake-up for all functions that come at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = logging.getLogger("gradwire_service")
 
 
 class Homecoming:
-    """Calls functions on one loop for other threads: a group that comes together wakes it once.
+    """Calls functions on one loop: a group that comes together wakes it once.
 
     To be made on the loop.
     """
