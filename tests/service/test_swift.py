@@ -94,6 +94,11 @@ class Place:
         self.opened.append(await Client.open("127.0.0.1", self.port))
         return self.opened[-1]
 
+    def fresh(self) -> list[Connection]:
+        """The server's ends of the connections that nothing has come over."""
+        opened = [c for c in self.state.connections if isinstance(c, Connection)]
+        return [connection for connection in opened if connection.cycle is None]
+
     async def begun(self, number: int = 1) -> None:
         """Return once so many appends wait for their commits, none of them with a task."""
         await until(lambda: len(self.store.held) >= number)
@@ -194,6 +199,48 @@ def test_one_that_lost_a_race_is_made_again() -> None:
             await until(lambda: bool(here.store.held))
             await here.store.let()
             assert document(await answer)["version"] == 2
+
+    asyncio.run(scenario())
+
+
+def test_requests_are_begun_when_all_that_is_there_is_read() -> None:
+    async def scenario() -> None:
+        async with place() as here:
+            readers = [await asyncio.open_connection("127.0.0.1", here.port) for _ in range(3)]
+            await until(lambda: len(here.fresh()) == 3)
+            for connection in here.fresh():  # as the loop does it where three have sent something
+                connection.data_received(append(here.path))
+                assert not here.store.held
+            await here.begun(3)
+            for _ in range(3):
+                await here.store.let()
+            heads = [(await reader.readuntil(b"\r\n\r\n"))[:13] for reader, _ in readers]
+            assert heads == [b"HTTP/1.1 201 "] * 3
+            for _, writer in readers:
+                writer.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["who waits", "who leaves"])
+def test_one_that_is_to_be_begun_is_served_by_a_stopping_server(leaves: bool) -> None:
+    async def scenario() -> None:
+        async with place() as here:
+            reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+            await until(lambda: len(here.fresh()) == 1)
+            (connection,) = here.fresh()
+            connection.data_received(append(here.path))
+            connection.shutdown()
+            (task,) = here.state.tasks
+            if leaves:
+                connection.transport.abort()
+            await until(lambda: bool(here.store.held))
+            await here.store.let()
+            await task
+            assert not here.store.held, "it was made once"
+            answer = await reader.read()
+            assert answer.startswith(b"" if leaves else b"HTTP/1.1 201 ")
+            writer.close()
 
     asyncio.run(scenario())
 
