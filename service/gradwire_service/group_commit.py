@@ -42,6 +42,9 @@ _QUICK = 0.002
 _NEWEST = 0.1
 """What the newest commit counts for in that average."""
 
+_REST = 100
+"""How many times as long as a slow commit took a loop leaves them to the thread."""
+
 _Waiting = list[tuple[Append, Commit]]
 
 
@@ -72,7 +75,8 @@ class GroupCommit:
         self._commit = commit
         self._at_once = at_once
         self._room = room
-        self._takes = 0.0  # seconds, on average
+        self._takes = 0.0  # seconds, on average, where a loop commits
+        self._resting = 0.0  # until when none does
         self._gathered: _Waiting = []
         self._since = 0.0  # when the first of them came
         self._seen = 0  # how many there were when the loop looked last
@@ -133,20 +137,25 @@ class GroupCommit:
 
     def _commit_at_once(self, group: _Waiting) -> bool:
         """Commit a group here and now, if that is worth it; False: nothing of it was committed."""
-        if self._at_once is None or len(group) < _MANY or self._takes > _QUICK:
+        if self._at_once is None or len(group) < _MANY:
             return False
         if self._ahead or self._committing:  # which is to be committed before these are
             return False
-        began = time.perf_counter()
-        done = self._at_once([append for append, _ in group])
-        self._took(time.perf_counter() - began)
+        began = time.monotonic()
+        if began < self._resting:
+            return False
+        try:
+            done = self._at_once([append for append, _ in group])
+        except Exception:  # the thread comes to it again, and has an answer to whatever it is
+            done = False
+        ended = time.monotonic()
+        self._takes += _NEWEST * (ended - began - self._takes)
+        if self._takes > _QUICK:
+            self._takes, self._resting = 0.0, ended + _REST * (ended - began)
         if done:
             for append, _ in group:
                 append.line.settled = append.version + len(append.entries)
         return done
-
-    def _took(self, seconds: float) -> None:
-        self._takes += _NEWEST * (seconds - self._takes)
 
     def _send(self) -> None:
         """Hand what was gathered to the thread; the lock is held."""
@@ -160,9 +169,7 @@ class GroupCommit:
     def _serve(self) -> None:
         while first := self._sent.get():
             group = self._gather(first)
-            began = time.perf_counter()
             outcomes = self._outcomes([append for append, _ in group])
-            self._took(time.perf_counter() - began)
             with self._lock:
                 self._committing = False
                 for (append, _), outcome in zip(group, outcomes, strict=True):

@@ -116,12 +116,31 @@ def test_a_loop_does_not_wait_for_a_slow_disk(
     disk: Disk, gathered: GroupCommit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "_QUICK", 0.0)
+    monkeypatch.setattr(group_commit, "_REST", 1e12)
     for _ in range(3):
         submitted(gathered, [append() for _ in range(MANY)])
     assert (len(disk.at_once), sum(disk.later)) == (1, 2 * MANY), "the first one showed it"
-    monkeypatch.setattr(group_commit, "_QUICK", 60.0)
-    submitted(gathered, [append() for _ in range(MANY)])
-    assert len(disk.at_once) == 2, "and it may become quicker"
+
+
+def test_a_disk_may_become_quick_again(
+    disk: Disk, gathered: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "_QUICK", 0.0)
+    monkeypatch.setattr(group_commit, "_REST", 0)
+    for _ in range(3):
+        submitted(gathered, [append() for _ in range(MANY)])
+    assert (disk.at_once, disk.later) == ([MANY] * 3, [])
+
+
+def test_a_fault_on_the_loop_is_the_thread_s_to_tell(disk: Disk) -> None:
+    def fail(group: Sequence[Append]) -> bool:
+        raise ValueError(len(group))
+
+    gathered = GroupCommit(disk.commit, fail)
+    for commit in submitted(gathered, [append() for _ in range(MANY)]):
+        commit.result(0)
+    assert disk.later == [MANY]
+    gathered.close()
 
 
 # -- in SQLite -------------------------------------------------------------------------------------
