@@ -16,9 +16,9 @@ def check_elements(types: Iterable[Type], limit: int) -> None:
     Raises:
         QuotaExceeded: One has more elements than the limit.
     """
-    for each in types:
-        if each.size > limit:
-            raise QuotaExceeded(quota="elements", limit=limit, wanted=each.size)
+    large = [each.size for each in types if each.size > limit]
+    if large:
+        raise QuotaExceeded(quota="elements", limit=limit, wanted=max(large))
 
 
 def types_of(graph: Graph) -> Iterable[Type]:

@@ -149,9 +149,11 @@ class GroupCommit:
         except Exception:  # the thread comes to it again, and has an answer to whatever it is
             done = False
         ended = time.monotonic()
-        self._takes += _NEWEST * (ended - began - self._takes)
+        took = ended - began
+        if done or took > _QUICK:  # an attempt that fails at once says nothing of the disk
+            self._takes += _NEWEST * (took - self._takes)
         if self._takes > _QUICK:
-            self._takes, self._resting = 0.0, ended + _REST * (ended - began)
+            self._takes, self._resting = 0.0, ended + _REST * took
         if done:
             for append, _ in group:
                 append.line.settled = append.version + len(append.entries)

@@ -625,6 +625,12 @@ def test_elements_have_a_bound(tmp_path_factory: pytest.TempPathFactory) -> None
         ):
             facts = problem(http.post(path, json=sent), "quota_exceeded")
             assert (facts["quota"], facts["limit"]) == ("elements", 100), path
+        more = node("broadcast_to", "x", attrs={"shape": [3, 10, 10], "axes": [1, 2]})
+        facts = problem(
+            http.post("/v1/sessions/s/nodes", json={"nodes": [*grow, more, *grow]}),
+            "quota_exceeded",
+        )
+        assert facts["wanted"] == 300, "what a limit that lets all pass would have to be"
         assert http.get("/v1/sessions/s").json()["version"] == 0
         added = http.post("/v1/sessions/s/nodes", json={"nodes": [node("tanh", "x")]})
         assert added.json()["version"] == 1

@@ -132,6 +132,35 @@ def test_a_disk_may_become_quick_again(
     assert (disk.at_once, disk.later) == ([MANY] * 3, [])
 
 
+def test_attempts_that_fail_at_once_do_not_make_a_disk_quick(
+    disk: Disk, gathered: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "_QUICK", 1.0)
+    monkeypatch.setattr(group_commit, "_REST", 1e12)
+    clock = Clock()
+    monkeypatch.setattr(group_commit, "time", clock)
+    try_commit = disk.try_commit
+
+    def slow(group: Sequence[Append]) -> bool:
+        clock.now += 6.0 * disk.willing  # not 10: one alone does not show it
+        return try_commit(group)
+
+    monkeypatch.setattr(gathered, "_at_once", slow)
+    for willing in (True, *[False] * 20, True, True):
+        disk.willing = willing
+        submitted(gathered, [append() for _ in range(MANY)])
+    assert len(disk.at_once) == 22, "the second one that took 6 seconds showed it"
+
+
+class Clock:
+    """The time as a test says it is."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 def test_a_fault_on_the_loop_is_the_thread_s_to_tell(disk: Disk) -> None:
     def fail(group: Sequence[Append]) -> bool:
         raise ValueError(len(group))
