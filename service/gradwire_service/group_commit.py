@@ -36,7 +36,7 @@ _MANY = 8
 """How many appends have to wait for a loop to commit them itself: for fewer, what it could do
 meanwhile is worth more."""
 
-_QUICK = 0.002
+_QUICK = 0.005
 """Seconds that a commit takes on average where a loop may wait for one."""
 
 _NEWEST = 0.1
