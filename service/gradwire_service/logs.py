@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
@@ -166,18 +167,21 @@ class TextFormatter(_Formatter):
         return line if trace is None else f"{line}\n{trace.rstrip()}"
 
 
-_second: tuple[int, str] = (0, "")
-
-
 def _moment(at: float) -> str:
     """A moment in seconds since the epoch: UTC, as RFC 3339 has it, in milliseconds."""
-    global _second  # formatting a date takes longer than the rest of a line
-    whole = int(at)
-    known, text = _second
-    if known != whole:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-        _second = whole, text
-    return f"{text}.{int((at - whole) * 1000):03d}Z"
+    return _to_the_millisecond(int(at * 1000))
+
+
+@lru_cache(maxsize=4)
+def _to_the_millisecond(at: int) -> str:
+    # Formatting a date takes longer than the rest of a line, and lines come together.
+    second, rest = divmod(at, 1000)
+    return f"{_to_the_second(second)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=4)
+def _to_the_second(at: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
 
 
 def log_request(exchange: Exchange, trace_id: str, probe: bool, lines: Lines | None) -> None:
