@@ -25,7 +25,10 @@ MAX_RANK = 32
 
 
 class Type(NamedTuple):
-    """The static type of a value: sizes per axis (``()`` is a scalar) and a dtype name."""
+    """The static type of a value: sizes per axis (``()`` is a scalar) and a dtype name.
+
+    A tuple: types are hashed and compared for each append.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"

@@ -14,7 +14,6 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
@@ -215,9 +214,6 @@ def _admit(exchange: Exchange, service: Service, owner: str) -> None:
         exchange.admitted = True
 
 
-_NONE: Mapping[str, str] = MappingProxyType({})
-
-
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
@@ -329,10 +325,7 @@ class Resource:
         return Call(
             service,
             owner,
-            scope["path"],
-            scope.get("raw_path") or scope["path"].encode(),
-            scope.get("path_params", _NONE),
-            scope.get("query_string", b""),
+            scope,
             headers,
             body,
             Stop(service.settings.run_seconds if self.heavy else None),

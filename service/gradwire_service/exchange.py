@@ -88,6 +88,7 @@ class Exchange:
         code: The error code of the answer, or nothing.
         tier: What executed the run, or nothing.
         pool: The threads that worked on it, or nothing.
+        probe: Whether it only asked how the server is.
         fault: The exception behind an internal fault.
         admitted: Whether it was counted against its owner's rate.
         begun: What was begun of it on the event loop, for whoever goes on.
@@ -107,6 +108,7 @@ class Exchange:
     tier: str = ""
     pool: str = ""
     watch: Stopwatch | None = None
+    probe: bool = False
     fault: BaseException | None = None
     admitted: bool = False
     begun: Begun | None = None

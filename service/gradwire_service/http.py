@@ -179,10 +179,7 @@ class Call(NamedTuple):
 
     service: Service
     owner: str
-    path: str
-    raw_path: bytes
-    params: Mapping[str, str]
-    query_string: bytes
+    scope: MutableMapping[str, Any]
     headers: Mapping[str, str]
     body: Body
     stop: Stop
@@ -195,9 +192,34 @@ class Call(NamedTuple):
         return self.exchange.watch
 
     @property
+    def path(self) -> str:
+        """The path, with what was escaped in it as it is meant."""
+        path: str = self.scope["path"]
+        return path
+
+    @property
+    def raw_path(self) -> bytes:
+        """The path as it came."""
+        raw: bytes | None = self.scope.get("raw_path")
+        return raw or self.path.encode()
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        """What stands in the places of the path's template."""
+        found: Mapping[str, str] = self.scope["path_params"]
+        return found
+
+    @property
+    def query_string(self) -> bytes:
+        """What stands behind the path's question mark."""
+        text: bytes = self.scope.get("query_string", b"")
+        return text
+
+    @property
     def sid(self) -> str:
         """The session that the path names, by id or name."""
-        return self.params["sid"]
+        sid: str = self.scope["path_params"]["sid"]
+        return sid
 
     @property
     def binary(self) -> bool:

@@ -184,18 +184,17 @@ def _to_the_second(at: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
 
 
-def log_request(exchange: Exchange, trace_id: str, probe: bool, lines: Lines | None) -> None:
+def log_request(exchange: Exchange, trace_id: str, lines: Lines | None) -> None:
     """Write the line about a request that is done, and the trace of an internal fault.
 
     Args:
         exchange: The request.
         trace_id: The id of its trace, or nothing.
-        probe: Whether it only asked how the server is.
         lines: What `lines_alone` has found.
     """
     status = exchange.status
     level = logging.ERROR if exchange.fault else _LEVELS[status >= 500]
-    if probe and level == logging.INFO:
+    if exchange.probe and level == logging.INFO:
         level = logging.DEBUG
     if not _requests.isEnabledFor(level):
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from functools import partial
 
 from .dispatch import Resource
 from .exchange import Exchange
@@ -46,29 +47,33 @@ class Sight:
     def settle(self) -> None:
         """Tell of every request that is done."""
         self._called = False
+        done, self._done = self._done, deque()
         lines = lines_alone()
-        while self._done:
-            try:
-                self._tell(self._done.popleft(), lines)
-            except Exception:  # the answer is out, and the next one is to be told of all the same
-                _log.exception("a request that was answered could not be told of")
+        for tell in (self._count, partial(self._log, lines)):  # in rows, for the same reason
+            for exchange in done:
+                try:
+                    tell(exchange)
+                except Exception:  # the answer is out, and the next one is to be told of as well
+                    _log.exception("a request that was answered could not be told of")
         try:
             self.metrics.add_up()
         except Exception:
             _log.exception("requests that were answered could not be counted")
 
-    def _tell(self, exchange: Exchange, lines: Lines | None) -> None:
-        """Count, trace and log a request, under the template of its path.
+    def _count(self, exchange: Exchange) -> None:
+        """Count a request, under the template of its path.
 
         Ids, unknown paths and methods are no labels: there are as many as clients care to invent.
         """
         served = exchange.scope.get("endpoint")
-        probe = False
         if isinstance(served, Resource):
             exchange.route = served.path
             if exchange.scope["method"] in served.methods:
                 exchange.method = exchange.scope["method"]
-            probe = served.vital
+            exchange.probe = served.vital
         self.metrics.observe(exchange)
+
+    def _log(self, lines: Lines | None, exchange: Exchange) -> None:
+        """Trace and log a request that is counted."""
         trace_id = "" if self.tracing is None else self.tracing.record(exchange)
-        log_request(exchange, trace_id, probe, lines)
+        log_request(exchange, trace_id, lines)

@@ -256,12 +256,13 @@ def test_whoever_wants_records_gets_them(
 ) -> None:
     exchange, who = Exchange("r"), Watched()
     exchange.status = 200
-    log_request(exchange, "", probe=False, lines=lines_alone())
+    log_request(exchange, "", lines_alone())
     plain = json.loads(capsys.readouterr().err)
     WAYS[way](alone, who)
     try:
-        log_request(exchange, "", probe=False, lines=lines_alone())
-        log_request(exchange, "", probe=True, lines=lines_alone())
+        log_request(exchange, "", lines_alone())
+        exchange.probe = True
+        log_request(exchange, "", lines_alone())
     finally:
         alone.filters.clear()
         logging.setLogRecordFactory(logging.LogRecord)
