@@ -480,9 +480,9 @@ class SqliteStore:
 
     def write_blobs(self, entries: Sequence[LogEntry]) -> None:
         """See `Store.write_blobs`."""
-        for entry in entries:
-            if entry.blobs:
-                self._blobs.ensure(entry.blobs)
+        given = [entry.blobs for entry in entries if entry.blobs]
+        if given:  # of a small append next to never
+            self._blobs.ensure({name: array for each in given for name, array in each.items()})
 
     def blob(self, sha256: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """See `Store.blob`."""
