@@ -259,7 +259,7 @@ class Builder:
         if entry.attrs or len(entry.inputs) > _FEW:
             return None
         ids = []
-        held = len(self.inputs) + len(self.nodes)
+        held = self.ctx_len
         for ref in entry.inputs:
             id = self._names.get(ref, -1) if type(ref) is str else ref
             if type(id) is not int or not 0 <= id < held:
@@ -291,7 +291,7 @@ class Builder:
 
     def _commit(self, node: Node) -> None:
         if node.name is not None:
-            self._names[node.name] = len(self.inputs) + len(self.nodes)
+            self._names[node.name] = self.ctx_len
         self.nodes.append(node)
 
     def _truncate(self, length: int) -> None:

@@ -123,7 +123,7 @@ def graph_documents(graph: Graph) -> list[Document]:
 
 def log_entry(document: Document) -> tuple[Document, LogEntry]:
     """A node's document with large arrays replaced by their summaries, and its log entry."""
-    if not document["attrs"] or not any(map(_is_large, document["attrs"].values())):
+    if not any(map(_is_large, document["attrs"].values())):
         return document, LogEntry(freeze(document))
     blobs: dict[str, Array] = {}
     attrs = {}

@@ -61,7 +61,8 @@ class GroupCommit:
             asks everything that can refuse an append before it writes anything of it. What it
             raises means that nothing at all was committed.
         at_once: Makes such a transaction if nothing is against any append and nothing but the disk
-            has to be waited for, and tells whether it did; None where that cannot be.
+            has to be waited for, and tells whether it did; None where that cannot be. What it
+            raises means that nothing at all was committed, too.
         room: How many appends may wait; more are refused.
     """
 
@@ -156,7 +157,7 @@ class GroupCommit:
             self._takes, self._resting = 0.0, ended + _REST * took
         if done:
             for append, _ in group:
-                append.line.settled = append.version + len(append.entries)
+                append.line.settled = append.end
         return done
 
     def _send(self) -> None:
@@ -176,7 +177,7 @@ class GroupCommit:
                 self._committing = False
                 for (append, _), outcome in zip(group, outcomes, strict=True):
                     if outcome is None:
-                        append.line.settled = append.version + len(append.entries)
+                        append.line.settled = append.end
             for (_, commit), outcome in zip(group, outcomes, strict=True):
                 commit.settle(outcome)
 

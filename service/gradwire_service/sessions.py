@@ -299,7 +299,7 @@ class Sessions:
             IdempotencyConflict: The key came with another body before.
         """
         session = self.find(owner, ref).id
-        scope = None if key is None else _append_scope(owner, session, key)
+        scope = _append_scope(owner, session, key)
 
         def attempt() -> Document:
             row = self.find(owner, session)
@@ -368,7 +368,7 @@ class Sessions:
                 return None
             if if_match is not None:
                 if_match.check(builder.version)
-            scope = None if key is None else _append_scope(owner, copy.row.id, key)
+            scope = _append_scope(owner, copy.row.id, key)
             staged = self._stage(copy, builder, wanted.entries, scope, key)
             copy.used = time.time()
             return staged
@@ -698,8 +698,8 @@ def resolve_outputs(builder: Builder, outputs: Mapping[str, Ref]) -> dict[str, i
     }
 
 
-def _append_scope(owner: str, session: str, key: Key) -> Scope:
-    return Scope(owner, "nodes", session, key.text)
+def _append_scope(owner: str, session: str, key: Key | None) -> Scope | None:
+    return None if key is None else Scope(owner, "nodes", session, key.text)
 
 
 def _quick(builder: Builder, entries: Sequence[Entry]) -> bool:
@@ -716,10 +716,9 @@ def _quick(builder: Builder, entries: Sequence[Entry]) -> bool:
                 and all(ref != other.name for other in entries)
             ):
                 return False
-        if entry.attrs:
-            for value in entry.attrs.values():
-                if isinstance(value, np.ndarray) and value.size > MAX_INLINE:
-                    return False
+        for value in (entry.attrs or {}).values():
+            if isinstance(value, np.ndarray) and value.size > MAX_INLINE:
+                return False
     return True
 
 

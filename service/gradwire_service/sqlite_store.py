@@ -333,25 +333,21 @@ class SqliteStore:
             yield put
 
     def _commit(self, group: Sequence[Append]) -> Outcomes:
-        if self._append_together(group):
+        if self._append_together(group, self._patience):
             return [None] * len(group)
         with self._write():
             return [self._append(append) for append in group]
 
     def _commit_at_once(self, group: Sequence[Append]) -> bool:
-        """Commit a group as one statement, if nobody else writes; False: nothing was committed."""
-        row = sqlite_groups.row_of(group, self._retention)
-        if row is None or not self._lock.acquire(blocking=False):
+        """As `_append_together`, but if somebody else writes nobody is waited for."""
+        if not self._lock.acquire(blocking=False):
             return False
         try:
-            self._sql.execute(sqlite_groups.COMMIT, row)
-        except sqlite3.Error:  # what it is `_commit` finds out, which has the time
-            return False
+            return self._append_together(group, patience=0.0)
         finally:
             self._lock.release()
-        return True
 
-    def _append_together(self, group: Sequence[Append]) -> bool:
+    def _append_together(self, group: Sequence[Append], patience: float) -> bool:
         """Commit a whole group as one statement; False: nothing of it was committed.
 
         Then there is something against some append, and which one `_append` finds out, or more to
@@ -362,7 +358,7 @@ class SqliteStore:
             return False
         try:
             with self._lock, translated():
-                _patiently(partial(self._sql.execute, sqlite_groups.COMMIT, row), self._patience)
+                _patiently(partial(self._sql.execute, sqlite_groups.COMMIT, row), patience)
         except sqlite3.IntegrityError:
             return False
         return True
@@ -376,7 +372,7 @@ class SqliteStore:
         changed = self._sql.execute(
             "UPDATE sessions SET version = ?, updated_at = ? WHERE number = ? AND version = ?",
             (
-                append.version + len(append.entries),
+                append.end,
                 now(),
                 append.number,
                 append.version,

@@ -196,6 +196,11 @@ class Append(NamedTuple):
         """The bytes of the documents."""
         return sum(len(entry.document) for entry in self.entries)
 
+    @property
+    def end(self) -> int:
+        """The session's version behind it."""
+        return self.version + len(self.entries)
+
     def refuse(self, reason: Exception) -> Exception:
         """Break the line, here and now, so that what stands on this append is refused with it."""
         self.line.broken = True

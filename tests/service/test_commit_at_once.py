@@ -195,7 +195,7 @@ def test_a_loop_commits_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     store = SqliteStore(tmp_path)
     numbers = sessions(store, MANY)
     with monkeypatch.context() as patched:
-        patched.delattr(SqliteStore, "_append_together")
+        patched.delattr(GroupCommit, "_outcomes")  # with which the thread begins
         patched.delattr(SqliteStore, "_append")
         for commit in submitted(store, [append(number) for number in numbers]):
             commit.result(0)
