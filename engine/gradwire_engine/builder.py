@@ -239,12 +239,11 @@ class Builder:
         return self.nodes[before:]
 
     def _make(self, entry: Entry, max_name: int) -> Node:
-        ids = self._plain_ids(entry)
-        if ids is not None:
+        plain = self._plain_operands(entry)
+        if plain is not None:
+            ids, types = plain
             try:
-                op, result = _plain(
-                    entry.op, tuple([self.type_of(id) for id in ids]), self.memory_limit
-                )
+                op, result = _plain(entry.op, types, self.memory_limit)
             except errors.EngineError:
                 pass  # which is told below, with its place
             else:
@@ -254,18 +253,21 @@ class Builder:
         op = op_class.parse(entry.attrs or {})
         return self._typed(op, ids, entry, max_name)
 
-    def _plain_ids(self, entry: Entry) -> tuple[int, ...] | None:
+    def _plain_operands(self, entry: Entry) -> tuple[tuple[int, ...], tuple[Type, ...]] | None:
         """The operands of an entry that has few of them, no handles, no attributes and no fault."""
         if entry.attrs or len(entry.inputs) > _FEW:
             return None
-        ids = []
-        held = self.ctx_len
+        ids: list[int] = []
+        types: list[Type] = []
+        inputs, nodes = self.inputs, self.nodes
+        m = len(inputs)
         for ref in entry.inputs:
             id = self._names.get(ref, -1) if type(ref) is str else ref
-            if type(id) is not int or not 0 <= id < held:
+            if type(id) is not int or not 0 <= id < m + len(nodes):
                 return None
             ids.append(id)
-        return tuple(ids)
+            types.append(inputs[id].type if id < m else nodes[id - m].type)
+        return tuple(ids), tuple(types)
 
     def _operands(self, op: type[Op], refs: Sequence[Ref]) -> tuple[int, ...]:
         _check_arity(op, len(refs))
@@ -291,7 +293,7 @@ class Builder:
 
     def _commit(self, node: Node) -> None:
         if node.name is not None:
-            self._names[node.name] = self.ctx_len
+            self._names[node.name] = len(self.inputs) + len(self.nodes)
         self.nodes.append(node)
 
     def _truncate(self, length: int) -> None:

@@ -13,8 +13,6 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from .http import Reply
-
 __all__ = ["Sender", "send_whole"]
 
 _JOINED = 2**16
@@ -57,15 +55,17 @@ class Sender:
         if whole is None:
             return False
         _finish(self._cycle, whole)
+        self._cycle.message_event.set()  # for who waits for the client to leave
         return True
 
 
-def send_whole(cycle: RequestResponseCycle, reply: Reply, *more: Header) -> bool:
-    """Send an answer without messages, unless something about it is odd."""
-    body = b"".join(reply.chunks)
+def send_whole(
+    cycle: RequestResponseCycle, status: int, headers: list[Header], body: bytes
+) -> bool:
+    """Send an answer that no task makes, without messages, unless something about it is odd."""
     if len(body) > _JOINED or not _is_free(cycle):
         return False
-    whole = _joined(cycle, reply.status, [*reply.head(), *more], body)
+    whole = _joined(cycle, status, headers, body)
     if whole is None:
         return False
     _finish(cycle, whole)
@@ -111,7 +111,6 @@ def _finish(cycle: RequestResponseCycle, whole: bytes) -> None:
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
     cycle.transport.write(whole)
-    cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()

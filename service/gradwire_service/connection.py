@@ -197,7 +197,9 @@ class Connection(HttpToolsProtocol):
             return
         if self._head_bytes + self._piece > self._rules.header_bytes:  # else they cannot be
             self._check_size()
-        self._check_coding()
+        for name, value in self.headers:
+            if name == b"transfer-encoding":
+                self._check_coding(value)
         super().on_headers_complete()
         self._in_head = False
         if self._head is not None:
@@ -279,12 +281,11 @@ class Connection(HttpToolsProtocol):
             self._fault = HeadersTooLarge(limit=self._rules.header_bytes, actual=size)
             raise self._fault
 
-    def _check_coding(self) -> None:
-        for name, value in self.headers:
-            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-                reason = "as Transfer-Encoding only chunked is known; compress by Content-Encoding"
-                self._fault = MalformedBody(path="Transfer-Encoding", reason=reason)
-                raise self._fault
+    def _check_coding(self, value: bytes) -> None:
+        if value.strip().lower() != b"chunked":
+            reason = "as Transfer-Encoding only chunked is known; compress by Content-Encoding"
+            self._fault = MalformedBody(path="Transfer-Encoding", reason=reason)
+            raise self._fault
 
     @property
     def declared(self) -> int:
@@ -333,7 +334,8 @@ class Connection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         self._idle_since = self.loop.time()
         if self._idle is None:
             self._idle = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)

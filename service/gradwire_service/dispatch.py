@@ -207,13 +207,6 @@ async def _attend(pool: Pool, job: Job[Reply], receive: Receive) -> Reply:
             watch.cancel()
 
 
-def _admit(exchange: Exchange, service: Service, owner: str) -> None:
-    """Count a request against its owner's rate, once."""
-    if not exchange.admitted:
-        service.throttle.take(owner)
-        exchange.admitted = True
-
-
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
@@ -258,8 +251,9 @@ class Resource:
             raise MethodNotAllowed(
                 path=scope["path"][:300], method=method[:50], allowed=self.methods
             )
-        if not (self.vital or self.public):
-            _admit(exchange, service, owner)
+        if not (self.vital or self.public or exchange.admitted):
+            service.throttle.take(owner)
+            exchange.admitted = True
         headers = _headers(scope)
         body: Body = b""
         encoding = None
@@ -269,7 +263,7 @@ class Resource:
                 encoding = encoding_of(headers)
                 body = await take_body(scope, headers, receive, held, settings)
                 exchange.received = held.size
-            call = self._call(scope, service, owner, headers, body)
+            call = Call(service, owner, scope, headers, body, exchange)
             if self.inline:
                 reply = handler(call)
             elif encoding is None and (begun := self._begin(call)) is not None:
@@ -279,7 +273,9 @@ class Resource:
                 reply = await self._on_a_thread(call, work, receive, encoding)
             await reply.send(send)
 
-    def begin(self, scope: Scope, service: Service, body: bytes) -> Begun | None:
+    def begin(
+        self, scope: Scope, service: Service, exchange: Exchange, body: bytes
+    ) -> Begun | None:
         """Begin a POST whose body is there, if that takes next to no time.
 
         What was begun is gone on with when the resource is called with the same scope.
@@ -294,12 +290,12 @@ class Resource:
         # What comes from a page of another origin is answered with headers that are added outside.
         if owner is None or "content-encoding" in headers or "origin" in headers:
             return None
-        exchange = exchange_of(scope)
-        _admit(exchange, service, owner)
+        service.throttle.take(owner)
+        exchange.admitted = True
         check_headers(headers)
         exchange.received = len(body)
         assert self.swift is not None  # else nobody asks
-        return self.swift(self._call(scope, service, owner, headers, body))
+        return self.swift(Call(service, owner, scope, headers, body, exchange))
 
     def _begin(self, call: Call) -> Begun | None:
         if self.swift is None or len(call.body) > SMALL_BODY or call.exchange.declined:
@@ -314,30 +310,13 @@ class Resource:
             reply = await self._on_a_thread(begun.call, work, receive, None)
         return reply
 
-    def _call(
-        self,
-        scope: Scope,
-        service: Service,
-        owner: str,
-        headers: Mapping[str, str],
-        body: Body,
-    ) -> Call:
-        return Call(
-            service,
-            owner,
-            scope,
-            headers,
-            body,
-            Stop(service.settings.run_seconds if self.heavy else None),
-            exchange_of(scope),
-        )
-
     async def _on_a_thread(
         self, call: Call, work: Callable[[], Reply], receive: Receive, encoding: str | None
     ) -> Reply:
         pool = call.service.heavy_pool if self.heavy else call.service.light_pool
         call.exchange.pool = "run" if self.heavy else "light"
         call.exchange.watch = Stopwatch()
+        call.exchange.stop = Stop(call.service.settings.run_seconds if self.heavy else None)
         job = pool.submit(call.owner, work, call.stop)
         if job.waiting and encoding is None and self.deadline is not None:
             call.stop.within(self.deadline(call))

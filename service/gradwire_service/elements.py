@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 
 from gradwire_engine import Graph, Type
 from gradwire_engine.errors import QuotaExceeded
@@ -16,9 +17,11 @@ def check_elements(types: Iterable[Type], limit: int) -> None:
     Raises:
         QuotaExceeded: One has more elements than the limit.
     """
-    large = [each.size for each in types if each.size > limit]
-    if large:
-        raise QuotaExceeded(quota="elements", limit=limit, wanted=max(large))
+    largest = 0
+    for shape, _ in types:
+        largest = max(largest, prod(shape))
+    if largest > limit:
+        raise QuotaExceeded(quota="elements", limit=limit, wanted=largest)
 
 
 def types_of(graph: Graph) -> Iterable[Type]:

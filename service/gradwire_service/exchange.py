@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gradwire.wire.messages import REQUEST_ID
 
 if TYPE_CHECKING:
+    from .stop import Stop
     from .swift import Begun
 
 __all__ = ["QUEUE", "Exchange", "Step", "Stopwatch", "exchange_of"]
@@ -88,6 +89,9 @@ class Exchange:
         code: The error code of the answer, or nothing.
         tier: What executed the run, or nothing.
         pool: The threads that worked on it, or nothing.
+        watch: Takes the time of what a thread does for it.
+        stop: When that has to end early.
+        trace_id: The id of its trace, in 32 hexadecimal digits, or nothing.
         probe: Whether it only asked how the server is.
         fault: The exception behind an internal fault.
         admitted: Whether it was counted against its owner's rate.
@@ -107,7 +111,9 @@ class Exchange:
     code: str = ""
     tier: str = ""
     pool: str = ""
+    trace_id: str = ""
     watch: Stopwatch | None = None
+    stop: Stop | None = None
     probe: bool = False
     fault: BaseException | None = None
     admitted: bool = False
@@ -132,12 +138,9 @@ class Exchange:
         return _ID_HEADER, self.request_id.encode("ascii")
 
     def end(self) -> None:
-        """The request is done."""
+        """The request is done; it leaves the scope, so that both are gone at once."""
         self.seconds = time.perf_counter() - self.began
-
-    def part(self) -> None:
-        """Leave the scope, so that both are gone at once rather than when garbage is collected."""
-        del self.scope[_KEY]
+        del self.scope[_KEY]  # else they would stay until garbage is collected
 
 
 def exchange_of(scope: MutableMapping[str, Any]) -> Exchange:
@@ -156,4 +159,4 @@ def _request_id(scope: Mapping[str, Any]) -> str:
         if key == _ID_HEADER and _SANE_ID.fullmatch(value):
             given: bytes = value
             return given.decode("ascii")
-    return random.randbytes(16).hex()  # to be told apart, not to be kept secret
+    return f"{random.getrandbits(128):032x}"  # to be told apart, not to be kept secret

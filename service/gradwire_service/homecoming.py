@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ class Homecoming:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._waiting: deque[Callable[[], None]] = deque()
         self._called = False
 
@@ -29,8 +31,9 @@ class Homecoming:
         self._waiting.append(then)
         if not self._called:
             self._called = True
+            here = threading.get_ident() == self._thread  # then nobody has to be woken
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._settle)
+                (self._loop.call_soon if here else self._loop.call_soon_threadsafe)(self._settle)
 
     def _settle(self) -> None:
         self._called = False  # first: whoever comes from now on calls again, if in vain

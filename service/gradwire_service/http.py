@@ -66,23 +66,19 @@ class Reply(NamedTuple):
     chunks: Sequence[bytes | memoryview] = ()
     headers: Mapping[str, str] = MappingProxyType({})
 
-    @property
-    def length(self) -> int:
-        """The bytes of the body."""
-        return sum(map(len, self.chunks))
-
-    def head(self) -> list[tuple[bytes, bytes]]:
-        """The headers, as ASGI has them."""
+    def head(self, length: int) -> list[tuple[bytes, bytes]]:
+        """The headers, as ASGI has them, of a body of so many bytes."""
         headers = [(_field(name), text.encode("latin-1")) for name, text in self.headers.items()]
         if self.media_type is not None:
             headers.append((b"content-type", self.media_type.encode()))
         if self.status not in (204, 304):
-            headers.append((b"content-length", b"%d" % self.length))
+            headers.append((b"content-length", b"%d" % length))
         return headers
 
     async def send(self, send: Send) -> None:
         """Send it as one HTTP response."""
-        headers, length = self.head(), self.length
+        length = sum(map(len, self.chunks))
+        headers = self.head(length)
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         last = b""
         if length > _PROMPT:
@@ -106,7 +102,7 @@ def encode(document: object, form: Form) -> tuple[str, list[bytes | memoryview]]
         rest = _without_tensors(document, "", tensors)
         return BINARY, safetensors.pack(tensors, rest, "response")
 
-    return JSON, [orjson.dumps(document, default=partial(_in_json, form))]
+    return JSON, [orjson.dumps(document, default=_IN_JSON[form])]
 
 
 def _in_json(form: Literal["data", "base64"], value: object) -> object:
@@ -116,6 +112,12 @@ def _in_json(form: Literal["data", "base64"], value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"a {type(value).__name__} in an answer")
+
+
+_IN_JSON: Mapping[Form, Callable[[object], object]] = {
+    "data": partial(_in_json, "data"),
+    "base64": partial(_in_json, "base64"),
+}
 
 
 def _without_tensors(document: object, path: str, tensors: dict[str, Array]) -> object:
@@ -182,7 +184,6 @@ class Call(NamedTuple):
     scope: MutableMapping[str, Any]
     headers: Mapping[str, str]
     body: Body
-    stop: Stop
     exchange: Exchange
 
     @property
@@ -190,6 +191,12 @@ class Call(NamedTuple):
         """Takes the time of the steps of a run."""
         assert self.exchange.watch is not None  # it was made when the call went to a thread
         return self.exchange.watch
+
+    @property
+    def stop(self) -> Stop:
+        """When to end early."""
+        assert self.exchange.stop is not None  # as above
+        return self.exchange.stop
 
     @property
     def path(self) -> str:

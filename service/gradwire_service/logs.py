@@ -14,7 +14,8 @@ import logging
 import sys
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -89,16 +90,19 @@ class Lines(logging.Handler):
         elif len(self._lines) == 1:  # later ones find this one's flush on its way
             loop.call_soon(self.flush)
 
-    def say(self, level: int, logger: str, message: str, facts: Facts) -> None:
-        """Take what a record would hold; one of this module's formatters is set."""
-        formatter = self.formatter
-        assert isinstance(formatter, _Formatter)
-        line = formatter.line(time.time(), level, logger, message, facts, None)
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the handler's lock, for any number of lines."""
         self.acquire()
         try:
-            self.take(line, level)
+            yield
         finally:
             self.release()
+
+    def say(self, level: int, logger: str, message: str, facts: Facts) -> None:
+        """Take what a record would hold; the lock is held, and a formatter of this module set."""
+        formatter: Any = self.formatter
+        self.take(formatter.line(time.time(), level, logger, message, facts, None), level)
 
     def flush(self) -> None:
         """Write what there is; where stderr is gone there is nobody left to tell."""
@@ -139,8 +143,8 @@ class JsonFormatter(_Formatter):
     ) -> str:
         """The line, without its end."""
         line: dict[str, Any] = {
-            "time": _moment(at),
-            "level": logging.getLevelName(level).lower(),
+            "time": _moment(int(at * 1000)),
+            "level": _level_name(level),
             "logger": logger,
             "message": message,
             **facts,
@@ -163,17 +167,18 @@ class TextFormatter(_Formatter):
         told = "".join(f" {name}={value}" for name, value in facts.items())
         # A request's text may hold line breaks, which would let it write lines of its own.
         text = (message + told).replace("\r", "\\r").replace("\n", "\\n")
-        line = f"{_moment(at)} {logging.getLevelName(level):<7} {text}"
+        line = f"{_moment(int(at * 1000))} {logging.getLevelName(level):<7} {text}"
         return line if trace is None else f"{line}\n{trace.rstrip()}"
 
 
-def _moment(at: float) -> str:
-    """A moment in seconds since the epoch: UTC, as RFC 3339 has it, in milliseconds."""
-    return _to_the_millisecond(int(at * 1000))
+@lru_cache(maxsize=16)
+def _level_name(level: int) -> str:
+    return logging.getLevelName(level).lower()
 
 
 @lru_cache(maxsize=4)
-def _to_the_millisecond(at: int) -> str:
+def _moment(at: int) -> str:
+    """A moment in milliseconds since the epoch: UTC, as RFC 3339 has it."""
     # Formatting a date takes longer than the rest of a line, and lines come together.
     second, rest = divmod(at, 1000)
     return f"{_to_the_second(second)}.{rest:03d}Z"
@@ -184,13 +189,10 @@ def _to_the_second(at: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
 
 
-def log_request(exchange: Exchange, trace_id: str, lines: Lines | None) -> None:
+def log_request(lines: Lines | None, exchange: Exchange) -> None:
     """Write the line about a request that is done, and the trace of an internal fault.
 
-    Args:
-        exchange: The request.
-        trace_id: The id of its trace, or nothing.
-        lines: What `lines_alone` has found.
+    `lines` is what `lines_alone` has found, and is `held`.
     """
     status = exchange.status
     level = logging.ERROR if exchange.fault else _LEVELS[status >= 500]
@@ -213,8 +215,8 @@ def log_request(exchange: Exchange, trace_id: str, lines: Lines | None) -> None:
         facts["tier"] = exchange.tier
     if exchange.code:
         facts["code"] = exchange.code
-    if trace_id:
-        facts["trace_id"] = trace_id
+    if exchange.trace_id:
+        facts["trace_id"] = exchange.trace_id
     fault = exchange.fault
     if fault is None and lines is not None:
         lines.say(level, _requests.name, "request", facts)

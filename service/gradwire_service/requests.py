@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +40,6 @@ from .reading import (
 )
 
 __all__ = [
-    "AppendRequest",
     "CreateRequest",
     "ExecuteRequest",
     "ForkRequest",
@@ -78,12 +77,6 @@ class ForkRequest:
     name: str | None
     session: str
     version: int | None
-
-
-class AppendRequest(NamedTuple):
-    """Nodes to append, all or none."""
-
-    entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
@@ -184,13 +177,13 @@ def session_request(document: object) -> CreateRequest | ForkRequest:
     )
 
 
-def append_request(document: object, resident: Resident) -> AppendRequest:
+def append_request(document: object, resident: Resident) -> tuple[Entry, ...]:
     """The body of `POST /v1/sessions/{sid}/nodes`; resident tensors in it are looked up."""
     nodes = document.get("nodes") if type(document) is dict and len(document) == 1 else None
     if nodes is None:
         top = fields(document, "", ("nodes",))
         nodes = required(top, "nodes", "", lambda value, _: value)
-    return AppendRequest(_entries(resident, nodes, "nodes"))
+    return _entries(resident, nodes, "nodes")
 
 
 def outputs_request(document: object) -> Mapping[str, Ref]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from itertools import count
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,12 +56,13 @@ from .elements import check_elements, types_of
 from .errors import IdempotencyConflict, SessionNotFound, close_matches
 from .expiry import Expiry
 from .http import IfMatch, Key
-from .requests import AppendRequest, CreateRequest, ForkRequest, Resident, TransformRequest
+from .requests import CreateRequest, ForkRequest, Resident, TransformRequest
 from .store import (
     AlreadyDone,
     Append,
     Commit,
     Line,
+    LogEntry,
     Moved,
     NewSession,
     Receipt,
@@ -73,6 +75,7 @@ from .store import (
 
 __all__ = ["Sessions", "Staged", "resolve_outputs"]
 
+_TYPE = attrgetter("type")
 
 _RACES = 2
 """Races with other processes that an append may lose before it makes them wait."""
@@ -284,7 +287,7 @@ class Sessions:
         self,
         owner: str,
         ref: str,
-        wanted: AppendRequest,
+        entries: Sequence[Entry],
         if_match: IfMatch | None,
         key: Key | None,
     ) -> Document:
@@ -311,7 +314,7 @@ class Sessions:
                     try:
                         if if_match is not None:
                             if_match.check(builder.version)
-                        staged = self._stage(copy, builder, wanted.entries, scope, key)
+                        staged = self._stage(copy, builder, entries, scope, key)
                     except EngineError:
                         if not moving:
                             raise
@@ -332,7 +335,7 @@ class Sessions:
                         builder = self._caught_up(copy, self.find(owner, session))
                         if if_match is not None:
                             if_match.check(builder.version)
-                        document, append = self._make(copy, builder, wanted.entries, scope, key)
+                        document, append = self._make(copy, builder, entries, scope, key)
                         put(append)
                 except BaseException:
                     copy.line.broken = True  # the copy may be ahead of what is committed
@@ -346,7 +349,7 @@ class Sessions:
         self,
         owner: str,
         ref: str,
-        wanted: AppendRequest,
+        entries: Sequence[Entry],
         if_match: IfMatch | None,
         key: Key | None,
     ) -> Staged | None:
@@ -364,12 +367,12 @@ class Sessions:
             builder = copy.builder
             if builder is None or copy.line.broken or not self._expiry.recent(copy.row, copy.used):
                 return None
-            if not _quick(builder, wanted.entries):
+            if not _quick(builder, entries):
                 return None
             if if_match is not None:
                 if_match.check(builder.version)
-            scope = _append_scope(owner, copy.row.id, key)
-            staged = self._stage(copy, builder, wanted.entries, scope, key)
+            scope = None if key is None else _append_scope(owner, copy.row.id, key)
+            staged = self._stage(copy, builder, entries, scope, key)
             copy.used = time.time()
             return staged
         except EngineError:
@@ -547,23 +550,26 @@ class Sessions:
         key: Key | None,
     ) -> tuple[Document, Append]:
         """Append to a copy alone: the answer, and what has to be committed first."""
-        version = builder.version
+        version = len(builder.nodes)
         nodes = builder.append(entries)
         try:
-            check_elements([node.type for node in nodes], self._max_elements)
-            first = len(builder.inputs) + version
-            logged = [log_entry(node_document(node, first + k)) for k, node in enumerate(nodes)]
-            document: Document = {
-                "version": version + len(nodes),
-                "nodes": [answered for answered, _ in logged],
-            }
-            receipt = _receipt(scope, key, document)
-            written = [entry for _, entry in logged]
-            self._store.write_blobs(written)
+            check_elements(map(_TYPE, nodes), self._max_elements)
+            answered: list[Document] = []
+            logged: list[LogEntry] = []
+            large = False
+            for id, node in enumerate(nodes, len(builder.inputs) + version):
+                shown, entry = log_entry(node_document(node, id))
+                answered.append(shown)
+                logged.append(entry)
+                large = large or bool(entry.blobs)
+            document: Document = {"version": version + len(nodes), "nodes": answered}
+            receipt = None if key is None else _receipt(scope, key, document)
+            if large:
+                self._store.write_blobs(logged)
         except BaseException:
             builder._truncate(version)
             raise
-        return document, Append(copy.row.number, version, written, receipt, copy.line)
+        return document, Append(copy.row.number, version, logged, receipt, copy.line)
 
     def _once(
         self,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 
 from .dispatch import Resource
 from .exchange import Exchange
-from .logs import Lines, lines_alone, log_request
+from .logs import lines_alone, log_request
 from .metrics import Metrics
 from .tracing import Tracing
 
@@ -38,7 +40,6 @@ class Sight:
     def report(self, exchange: Exchange) -> None:
         """A request is done, and is told of soon. To be called on the loop."""
         exchange.end()
-        exchange.part()
         self._done.append(exchange)
         if not self._called:
             self._called = True
@@ -49,12 +50,11 @@ class Sight:
         self._called = False
         done, self._done = self._done, deque()
         lines = lines_alone()
-        for tell in (self._count, partial(self._log, lines)):  # in rows, for the same reason
-            for exchange in done:
-                try:
-                    tell(exchange)
-                except Exception:  # the answer is out, and the next one is to be told of as well
-                    _log.exception("a request that was answered could not be told of")
+        _each(done, self._count)  # in rows, for the same reason
+        if self.tracing is not None:
+            _each(done, self.tracing.record)
+        with nullcontext() if lines is None else lines.held():
+            _each(done, partial(log_request, lines))
         try:
             self.metrics.add_up()
         except Exception:
@@ -73,7 +73,10 @@ class Sight:
             exchange.probe = served.vital
         self.metrics.observe(exchange)
 
-    def _log(self, lines: Lines | None, exchange: Exchange) -> None:
-        """Trace and log a request that is counted."""
-        trace_id = "" if self.tracing is None else self.tracing.record(exchange)
-        log_request(exchange, trace_id, lines)
+
+def _each(done: Iterable[Exchange], tell: Callable[[Exchange], None]) -> None:
+    for exchange in done:
+        try:
+            tell(exchange)
+        except Exception:  # the answer is out, and the next one is to be told of as well
+            _log.exception("a request that was answered could not be told of")

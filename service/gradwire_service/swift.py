@@ -54,11 +54,12 @@ class Begun:
         Raises:
             EngineError: It could not be committed.
         """
-        try:
-            self.commit.result()
-        except (Moved, AlreadyDone):
+        refusal = self.commit.exception()
+        if refusal is None:
+            return self._make()
+        if isinstance(refusal, Moved | AlreadyDone):
             return None
-        return self._make()
+        raise refusal
 
     def when_done(self, then: Callable[[], None]) -> None:
         """Have a function called on the loop when it is committed, or is not going to be."""
@@ -77,11 +78,16 @@ class Begun:
 
 
 class Swift:
-    """Begins requests and answers them, on the event loop of a server."""
+    """Begins requests and answers them, on the event loop of a server.
+
+    Attributes:
+        soon: Has a function called that begins a request, when the loop has read what is there.
+    """
 
     def __init__(self, service: Service, paths: Paths) -> None:
         self._service = service
         self._paths = paths
+        self.soon = service.homecoming.announce
 
     def takes(self, cycle: RequestResponseCycle) -> bool:
         """Whether a request of which all is there is of a kind that may be begun."""
@@ -94,10 +100,6 @@ class Swift:
         scope["endpoint"], scope["path_params"] = found
         return True
 
-    def soon(self, begin: Callable[[], None]) -> None:
-        """Have a function called that begins a request, when the loop has read what is there."""
-        self._service.homecoming.announce(begin)
-
     def begin(self, cycle: RequestResponseCycle) -> Begun | None:
         """Begin a request that it `takes`; None where it has to take the long way."""
         scope: Any = cycle.scope
@@ -106,7 +108,7 @@ class Swift:
         try:
             service.access.check_page(scope)
             resource: Resource = scope["endpoint"]
-            begun = resource.begin(scope, service, bytes(cycle.body))
+            begun = resource.begin(scope, service, exchange, bytes(cycle.body))
         except Exception:  # the long way comes to it again, and has an answer to whatever it is
             return None
         exchange.begun, exchange.declined = begun, begun is None
@@ -132,11 +134,16 @@ class Swift:
             reply = begun.reply()
         except Exception:  # as in `begin`
             return False
+        if reply is None:
+            return False
         exchange = begun.call.exchange
-        if reply is None or not (cycle.disconnected or send_whole(cycle, reply, exchange.tag)):
+        status, body = reply.status, b"".join(reply.chunks)
+        headers = reply.head(len(body))
+        headers.append(exchange.tag)
+        if not (cycle.disconnected or send_whole(cycle, status, headers, body)):
             return False
         exchange.begun = None
-        exchange.started, exchange.status = True, reply.status
-        exchange.sent = reply.length
+        exchange.started, exchange.status = True, status
+        exchange.sent = len(body)
         self._service.sight.report(exchange)
         return True

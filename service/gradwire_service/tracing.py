@@ -69,10 +69,10 @@ class Tracing:
         self._tracer = self._provider.get_tracer("gradwire_service", version)
         self._propagator = TraceContextTextMapPropagator()
 
-    def record(self, exchange: Exchange) -> str:
-        """Make the span of a request that is done; the id of its trace, in 32 hexadecimal digits.
+    def record(self, exchange: Exchange) -> None:
+        """Make the span of a request that is done, which learns the id of its trace.
 
-        The id is returned whether or not the span is sampled.
+        It does so whether or not the span is sampled.
         """
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
@@ -102,7 +102,7 @@ class Tracing:
                 step = self._tracer.start_span(name, inside, start_time=nanoseconds(began))
                 step.end(nanoseconds(began + seconds))
         span.end(nanoseconds(end))
-        return f"{span.get_span_context().trace_id:032x}"
+        exchange.trace_id = f"{span.get_span_context().trace_id:032x}"
 
     def close(self) -> None:
         """Send what is left, and stop."""

@@ -19,7 +19,7 @@ from gradwire_service import group_commit
 from gradwire_service.errors import Overloaded, StorageFull, VersionConflict
 from gradwire_service.group_commit import GroupCommit, Outcomes
 from gradwire_service.http import IfMatch, Key
-from gradwire_service.requests import AppendRequest, CreateRequest
+from gradwire_service.requests import CreateRequest
 from gradwire_service.sessions import Sessions, Staged
 from gradwire_service.sqlite_store import SqliteStore
 from gradwire_service.store import AlreadyDone, Append, Commit, Line, LogEntry, Moved
@@ -330,8 +330,8 @@ def _heads(if_match: int | None = None, key: str | None = None) -> tuple[Any, An
     return match, None if key is None else Key(key, "digest")
 
 
-def tanh(*names: str, on: str = "x") -> AppendRequest:
-    return AppendRequest(tuple(Entry("tanh", (on,), name=name) for name in names))
+def tanh(*names: str, on: str = "x") -> tuple[Entry, ...]:
+    return tuple(Entry("tanh", (on,), name=name) for name in names)
 
 
 @pytest.fixture
@@ -457,7 +457,7 @@ def test_a_duplicate_waits_for_the_first(held: Held) -> None:
 
 
 def test_a_duplicate_without_names_is_there_once(held: Held) -> None:
-    nameless = AppendRequest((Entry("tanh", ("x",)),))
+    nameless = (Entry("tanh", ("x",)),)
     held.gate.clear()
     first = held.sessions.stage("local", "m", nameless, None, Key("k", "digest"))
     again = held.sessions.stage("local", "m", nameless, None, Key("k", "digest"))
@@ -525,7 +525,7 @@ def test_who_loses_race_after_race_is_let_in_in_the_end(
 
 
 def test_staging_leaves_to_append_what_may_take_long(held: Held) -> None:
-    def stage(request: AppendRequest, ref: str = "m", owner: str = "local") -> Staged | None:
+    def stage(request: tuple[Entry, ...], ref: str = "m", owner: str = "local") -> Staged | None:
         return held.sessions.stage(owner, ref, request, None, None)
 
     id = held.sessions.find("local", "m").id
@@ -534,7 +534,7 @@ def test_staging_leaves_to_append_what_may_take_long(held: Held) -> None:
     assert stage(tanh("b"), "unknown") is None
     assert stage(tanh("b", on="unknown")) is None
     assert stage(tanh("a")) is None
-    assert stage(AppendRequest((Entry("tanhh", ("x",)),))) is None
+    assert stage((Entry("tanhh", ("x",)),)) is None
     copy = next(iter(held.sessions._copies.values()))
     with copy.lock:
         assert stage(tanh("b")) is None, "the session is in use"

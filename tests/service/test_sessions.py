@@ -14,7 +14,7 @@ import pytest
 from gradwire.wire import safetensors
 from gradwire_engine import Engine, Entry, Input, Type
 from gradwire_service.local import LocalTransport
-from gradwire_service.requests import AppendRequest, CreateRequest
+from gradwire_service.requests import CreateRequest
 from gradwire_service.sessions import Sessions
 from gradwire_service.sqlite_store import SqliteStore
 from gradwire_service.store import Append, Commit
@@ -288,8 +288,8 @@ def worker(store: SqliteStore, max_nodes: int = 1000) -> Sessions:
     return Sessions(store, Engine(), max_nodes=max_nodes, **limits)
 
 
-def entry(*inputs: int | str, name: str | None = None) -> AppendRequest:
-    return AppendRequest((Entry("tanh", inputs, {}, name),))
+def entry(*inputs: int | str, name: str | None = None) -> tuple[Entry, ...]:
+    return (Entry("tanh", inputs, {}, name),)
 
 
 def test_a_worker_catches_up_with_another(tmp_path: Path) -> None:

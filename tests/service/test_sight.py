@@ -19,6 +19,7 @@ from unittest import mock
 import httpx
 import numpy as np
 import pytest
+from prometheus_client import Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from gradwire.wire import safetensors
@@ -26,7 +27,7 @@ from gradwire_service.cli import main
 from gradwire_service.exchange import Exchange
 from gradwire_service.local import LocalTransport
 from gradwire_service.logs import JsonFormatter, Lines, TextFormatter, lines_alone, log_request
-from gradwire_service.metrics import Metrics
+from gradwire_service.metrics import _SECONDS, Metrics, _observe_all
 from gradwire_service.settings import Settings
 from gradwire_service.sight import Sight
 from tests.service.serving import Server, problem
@@ -256,13 +257,13 @@ def test_whoever_wants_records_gets_them(
 ) -> None:
     exchange, who = Exchange("r"), Watched()
     exchange.status = 200
-    log_request(exchange, "", lines_alone())
+    log_request(lines_alone(), exchange)
     plain = json.loads(capsys.readouterr().err)
     WAYS[way](alone, who)
     try:
-        log_request(exchange, "", lines_alone())
+        log_request(lines_alone(), exchange)
         exchange.probe = True
-        log_request(exchange, "", lines_alone())
+        log_request(lines_alone(), exchange)
     finally:
         alone.filters.clear()
         logging.setLogRecordFactory(logging.LogRecord)
@@ -453,3 +454,18 @@ def test_settings_know_the_forms() -> None:
     assert Settings().log_format is None
     with pytest.raises(ValueError, match="log_format"):
         Settings(log_format="xml")  # type: ignore[arg-type]
+
+
+def test_what_is_counted_in_a_row_is_counted_as_one_by_one() -> None:
+    values = [0.0, 0.0005, 0.001, 0.0010001, 0.3, 0.3, 59.0, 60.0, 61.0, 1e9]
+    histograms = [
+        Histogram("h", "As the service's.", buckets=_SECONDS, registry=None) for _ in "12"
+    ]
+    for value in values:
+        histograms[0].observe(value)
+    _observe_all(histograms[1], values[:4])
+    _observe_all(histograms[1], values[4:])
+    _observe_all(histograms[1], [])
+    told = [[(s.name, s.labels, s.value) for s in h.collect()[0].samples] for h in histograms]
+    kept = [[sample for sample in samples if "created" not in sample[0]] for samples in told]
+    assert kept[0] == kept[1]

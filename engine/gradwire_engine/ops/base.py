@@ -133,6 +133,8 @@ class Op:
 
     def attrs(self) -> dict[str, Any]:
         """Attributes that are set, as they travel: plain JSON values, or arrays."""
+        if not self.attributes:
+            return {}
         return {
             name: attribute.kind.unparse(getattr(self, name))
             for name, attribute in self.attributes.items()

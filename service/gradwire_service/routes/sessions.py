@@ -50,9 +50,9 @@ def delete(call: Call) -> Reply:
 
 def append(call: Call) -> Reply:
     """`POST /v1/sessions/{sid}/nodes`."""
-    wanted = append_request(call.document(), call.resident)
+    entries = append_request(call.document(), call.resident)
     sessions = call.service.sessions
-    added = sessions.append(call.owner, call.sid, wanted, call.if_match, call.key)
+    added = sessions.append(call.owner, call.sid, entries, call.if_match, call.key)
     return _appended(call, added)
 
 
@@ -63,11 +63,11 @@ def _appended(call: Call, added: Mapping[str, Any]) -> Reply:
 def begin_append(call: Call) -> Begun | None:
     """Begin an `append` on the event loop, if it takes next to no time there."""
     try:
-        wanted = append_request(call.document(), _elsewhere)
+        entries = append_request(call.document(), _elsewhere)
     except _Elsewhere:
         return None
     sessions = call.service.sessions
-    staged = sessions.stage(call.owner, call.sid, wanted, call.if_match, call.key)
+    staged = sessions.stage(call.owner, call.sid, entries, call.if_match, call.key)
     if staged is None:
         return None
     return Begun(call, staged.committed, partial(_appended, call, staged.document))
