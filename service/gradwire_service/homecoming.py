@@ -13,6 +13,8 @@ __all__ = ["Homecoming"]
 
 _log = logging.getLogger("gradwire_service")
 
+_FAILED = "a request could not go on when what it waited for was done"
+
 
 class Homecoming:
     """Calls functions on one loop: a group that comes together wakes it once.
@@ -25,6 +27,16 @@ class Homecoming:
         self._thread = threading.get_ident()
         self._waiting: deque[Callable[[], None]] = deque()
         self._called = False
+
+    def bring(self, then: Callable[[], None]) -> None:
+        """Have `then` called on the loop: at once where this is it, else soon."""
+        if threading.get_ident() != self._thread:
+            self.announce(then)
+            return
+        try:
+            then()
+        except Exception:  # it is no fault of who brings it
+            _log.exception(_FAILED)
 
     def announce(self, then: Callable[[], None]) -> None:
         """Have `then` called, soon; any thread may call."""
@@ -41,4 +53,4 @@ class Homecoming:
             try:
                 self._waiting.popleft()()
             except Exception:  # the others wait, too
-                _log.exception("a request could not go on when what it waited for was done")
+                _log.exception(_FAILED)

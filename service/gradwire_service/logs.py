@@ -99,11 +99,6 @@ class Lines(logging.Handler):
         finally:
             self.release()
 
-    def say(self, level: int, logger: str, message: str, facts: Facts) -> None:
-        """Take what a record would hold; the lock is held, and a formatter of this module set."""
-        formatter: Any = self.formatter
-        self.take(formatter.line(time.time(), level, logger, message, facts, None), level)
-
     def flush(self) -> None:
         """Write what there is; where stderr is gone there is nobody left to tell."""
         self.acquire()
@@ -219,14 +214,16 @@ def log_request(lines: Lines | None, exchange: Exchange) -> None:
         facts["trace_id"] = exchange.trace_id
     fault = exchange.fault
     if fault is None and lines is not None:
-        lines.say(level, _requests.name, "request", facts)
+        formatter: Any = lines.formatter  # one of this module's
+        line = formatter.line(time.time(), level, _requests.name, "request", facts, None)
+        lines.take(line, level)
         return
     trace = None if fault is None else (type(fault), fault, fault.__traceback__)
     # Not `Logger.log`, which first looks for the line of code that logs: a third of the whole.
     extra = {"facts": facts}
     text = "request" if fault is None else f"internal fault in request {exchange.request_id}"
-    line = _requests.makeRecord(_requests.name, level, "", 0, text, (), trace, extra=extra)
-    _requests.handle(line)
+    record = _requests.makeRecord(_requests.name, level, "", 0, text, (), trace, extra=extra)
+    _requests.handle(record)
 
 
 def lines_alone() -> Lines | None:

@@ -63,7 +63,7 @@ class Begun:
 
     def when_done(self, then: Callable[[], None]) -> None:
         """Have a function called on the loop when it is committed, or is not going to be."""
-        self.commit.when_done(partial(self.call.service.homecoming.announce, then))
+        self.commit.when_done(partial(self.call.service.homecoming.bring, then))
 
     async def wait(self) -> None:
         """Return when it is committed, or is not going to be."""
