@@ -170,9 +170,9 @@ class Metrics:
         self._reached(self._kernel_seconds, done.seconds)
         self._reached(self._kernel_cache, done.found, "hit")
         self._reached(self._kernel_cache, done.missed, "miss")
-        self._reached(self._graphs, service.sessions.hits, "hit")
-        self._reached(self._graphs, service.sessions.misses, "miss")
-        self._kept.set(service.sessions.kept)
+        self._reached(self._graphs, service.sessions.copies.hits, "hit")
+        self._reached(self._graphs, service.sessions.copies.misses, "miss")
+        self._kept.set(len(service.sessions.copies))
         for name, pool in (("light", service.light_pool), ("run", service.heavy_pool)):
             self._jobs.labels(name, "running").set(pool.running)
             self._jobs.labels(name, "waiting").set(pool.waiting)

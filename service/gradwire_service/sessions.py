@@ -1,24 +1,18 @@
 """Sessions: graphs that live in the store and are kept ready in memory.
 
-The log in the store is the truth; a `Builder` in memory is a copy of it that other processes may
-have outgrown, so every use first compares versions and catches up. An append is checked on the copy
-and committed by compare-and-set. The next one need not wait for that: it is made on top, as part of
-the same `Line`, and when a commit fails the copy goes back to what is settled and the appends
-behind it are made again. Nothing is answered, and nothing refused, by what is not committed.
-Answers to appends and creations under an idempotency key are committed with them, so a retry finds
-either both or neither.
+An append is checked on the session's copy (`copies`) and committed by compare-and-set. The next one
+need not wait for that: it is made on top, as part of the same `Line`, and when a commit fails the
+copy goes back to what is settled and the appends behind it are made again. Nothing is answered, and
+nothing refused, by what is not committed. Answers to appends and creations under an idempotency key
+are committed with them, so a retry finds either both or neither.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from itertools import count
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -35,22 +29,20 @@ from gradwire_engine.errors import (
     QuotaExceeded,
     ValueNotFound,
 )
-from gradwire_engine.limits import MAX_DERIVED_NAME
 
+from .copies import Copies, Copy
 from .documents import (
     MAX_INLINE,
     Document,
     freeze,
     graph_documents,
     input_documents,
-    inputs_of,
     load_array,
     log_entry,
     node_document,
     session_document,
     session_summary,
     thaw,
-    to_entry,
 )
 from .elements import check_elements, types_of
 from .errors import IdempotencyConflict, SessionNotFound, close_matches
@@ -61,7 +53,6 @@ from .store import (
     AlreadyDone,
     Append,
     Commit,
-    Line,
     LogEntry,
     Moved,
     NewSession,
@@ -88,44 +79,11 @@ class Staged(NamedTuple):
     committed: Commit
 
 
-@dataclass
-class _Copy:
-    """A session's graph in this process; `lock` is held to change or to catch up.
-
-    The builder's first `line.settled` nodes are those of the log. What it has beyond them was
-    appended here and is on its way; `last` is done when none of it is any more.
-    """
-
-    row: SessionRow
-    lock: threading.Lock = dataclass_field(default_factory=threading.Lock)
-    builder: Builder | None = None
-    line: Line = dataclass_field(default_factory=lambda: Line(0))
-    last: Commit | None = None
-    graph: tuple[tuple[int, int], Graph] | None = None
-    used: float = 0.0
-    """When it was last known not to have expired, in seconds since the epoch."""
-
-    @property
-    def moving(self) -> bool:
-        """Whether some append is on its way."""
-        return self.last is not None and not self.last.done()
-
-    def settle(self) -> None:
-        """Wait until nothing is on its way, and take back what was not committed."""
-        if self.last is not None:
-            self.last.exception()
-            self.last = None
-        if self.line.broken and self.builder is not None:
-            self.builder._truncate(self.line.settled)  # the engine's own way back
-            self.line = Line(self.line.settled)
-
-
 class Sessions:
     """The sessions of a store, for one process. Methods may block; any thread may call them.
 
     Attributes:
-        hits: How many uses of a session found its graph in memory.
-        misses: How many did not.
+        copies: Their graphs in memory.
     """
 
     def __init__(
@@ -148,18 +106,9 @@ class Sessions:
         self._max_elements = max_elements
         self._max_nodes = max_nodes
         self._max_sessions = max_sessions
-        self._cached = cached
+        self.copies = Copies(store, memory_limit=memory_limit, max_nodes=max_nodes, limit=cached)
         self._expiry = Expiry(store, seconds, linear_seconds)
         self._linear_bytes = linear_bytes
-        self._copies: OrderedDict[str, _Copy] = OrderedDict()
-        self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # by owner and id or name
-        self._lock = threading.Lock()
-        self.hits = self.misses = 0
-
-    @property
-    def kept(self) -> int:
-        """How many graphs are in memory."""
-        return len(self._copies)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -176,17 +125,13 @@ class Sessions:
         expired_at = self._expiry.use(row)
         if expired_at is not None:
             raise SessionNotFound(session=ref[:300], suggestions=[], expired_at=expired_at)
-        with self._lock:
-            self._ids[owner, ref] = row.id
-            self._ids.move_to_end((owner, ref))
-            while len(self._ids) > 2 * self._cached:
-                self._ids.popitem(last=False)
+        self.copies.note(owner, ref, row.id)
         return row
 
     def read(self, owner: str, ref: str, since: int) -> Document:
         """A session with the nodes that were appended after version `since`."""
         row = self.find(owner, ref)
-        nodes = self._nodes(row, since, row.version)
+        nodes = self.copies.logged(row, since, row.version)
         return session_document(row, nodes, self._expiry.end(row))
 
     def page(self, owner: str, after: int, limit: int) -> tuple[list[Document], int | None]:
@@ -204,10 +149,10 @@ class Sessions:
             VarShapeMismatch: It has another shape than `shape`.
         """
         row = self.find(owner, ref)
-        graph = self.graph(row)
+        graph = self.copies.graph(row)
         id = _locate(graph, value)
         if shape is not None:
-            self._builder(row).resolve(Handle(id, shape))
+            self.copies.builder(row).resolve(Handle(id, shape))
         return self._value(row, id)
 
     def array(
@@ -226,7 +171,7 @@ class Sessions:
             InvalidOption: It has no such array.
         """
         row = self.find(owner, ref)
-        id = _locate(self.graph(row), value)
+        id = _locate(self.copies.graph(row), value)
         attrs = self._value(row, id).get("attrs", {})
         arrays = {
             name: array
@@ -245,17 +190,8 @@ class Sessions:
         )
 
     def graph(self, row: SessionRow) -> Graph:
-        """The graph of a session at that row's version, with the declared outputs.
-
-        The same object is returned while neither changes, so that what is cached on it stays.
-        """
-        copy = self._copy(row)
-        key = (row.version, row.outputs_version)
-        with copy.lock:
-            if copy.graph is None or copy.graph[0] != key:
-                builder = self._caught_up(copy, row)
-                copy.graph = key, builder.graph(row.outputs or None, row.version)
-            return copy.graph[1]
+        """The graph of a session at that row's version, with the declared outputs."""
+        return self.copies.graph(row)
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -306,10 +242,10 @@ class Sessions:
 
         def attempt() -> Document:
             row = self.find(owner, session)
-            copy = self._copy(row)
+            copy = self.copies.of(row)
             with copy.lock:
                 while True:
-                    builder = self._caught_up(copy, row)
+                    builder = self.copies.caught_up(copy, row)
                     moving = copy.moving
                     try:
                         if if_match is not None:
@@ -326,13 +262,13 @@ class Sessions:
 
         def insist() -> Document:
             row = self.find(owner, session)
-            copy = self._copy(row)
+            copy = self.copies.of(row)
             with copy.lock:
-                builder = self._caught_up(copy, row)
+                builder = self.copies.caught_up(copy, row)
                 copy.settle()
                 try:
                     with self._store.exclusive(row) as put:
-                        builder = self._caught_up(copy, self.find(owner, session))
+                        builder = self.copies.caught_up(copy, self.find(owner, session))
                         if if_match is not None:
                             if_match.check(builder.version)
                         document, append = self._make(copy, builder, entries, scope, key)
@@ -359,8 +295,7 @@ class Sessions:
         thread, or there is something to refuse, which takes a look at the log. The same holds if
         the commit turns out `Moved` or `AlreadyDone`. What to append should be small.
         """
-        with self._lock:
-            copy = self._copies.get(self._ids.get((owner, ref), ""))
+        copy = self.copies.known(owner, ref)
         if copy is None or not copy.lock.acquire(blocking=False):
             return None
         try:
@@ -394,9 +329,9 @@ class Sessions:
             row = self.find(owner, ref)
             if if_match is not None:
                 if_match.check(row.version)
-            copy = self._copy(row)
+            copy = self.copies.of(row)
             with copy.lock:
-                builder = self._caught_up(copy, row)
+                builder = self.copies.caught_up(copy, row)
                 copy.settle()
                 resolved = resolve_outputs(builder, outputs)
             try:
@@ -432,7 +367,7 @@ class Sessions:
             if if_match is not None:
                 if_match.check(row.version)
             _check_session_name(wanted.name)
-            graph = self.graph(row)
+            graph = self.copies.graph(row)
             expects = {f"inputs/{i.name}": (i.type.dtype, i.type.shape) for i in graph.inputs}
             tensors = wanted.tensors.decode(expects, resident)
             derived = self._engine.transform(graph, wanted.spec, tensors)
@@ -476,18 +411,13 @@ class Sessions:
         for row in self._expiry.sweep(owner):
             self._forget(row.id)
         # Another process may have removed some that this one still holds the files of.
-        with self._lock:
-            held = [copy.row for copy in self._copies.values() if self._stale(copy)]
-        for row in held:
-            self._forget(row.id)
-
-    def _stale(self, copy: _Copy) -> bool:
-        return copy.row.residual_bytes is not None and self._expiry.over(copy.row, copy.used)
+        for copy in self.copies.all():
+            if copy.row.residual_bytes is not None and self._expiry.over(copy.row, copy.used):
+                self._forget(copy.row.id)
 
     def _forget(self, id: str) -> None:
         """Hold a session in memory no longer, and of a linearization nothing that it keeps."""
-        with self._lock:
-            copy = self._copies.pop(id, None)
+        copy = self.copies.forget(id)
         if copy is not None and copy.graph is not None and copy.row.residual_bytes is not None:
             self._engine.forget(copy.graph[1])
 
@@ -518,7 +448,7 @@ class Sessions:
         kept = row.residual_bytes
         residuals = None if kept is None else Residuals(kept, self._linear_bytes)
         new = _new_session(owner, wanted.name, row.inputs, outputs, residuals)
-        document = self._created(new, self._nodes(row, 0, version))
+        document = self._created(new, self.copies.logged(row, 0, version))
         receipt = _receipt(scope, key, document)
         limit = self._max_sessions
         self._add(owner, lambda: self._store.fork(row, version, new, limit, receipt))
@@ -526,7 +456,7 @@ class Sessions:
 
     def _stage(
         self,
-        copy: _Copy,
+        copy: Copy,
         builder: Builder,
         entries: Sequence[Entry],
         scope: Scope | None,
@@ -543,7 +473,7 @@ class Sessions:
 
     def _make(
         self,
-        copy: _Copy,
+        copy: Copy,
         builder: Builder,
         entries: Sequence[Entry],
         scope: Scope | None,
@@ -634,62 +564,11 @@ class Sessions:
         )
         return session_document(row, nodes, self._expiry.end(row, new.created_at))
 
-    def _nodes(self, row: SessionRow, start: int, stop: int) -> list[Document]:
-        stored = self._store.entries(row, start, stop)
-        if len(stored) != max(0, stop - start):  # deleted since the row was read
-            raise SessionNotFound(session=row.id, suggestions=[])
-        return [thaw(entry) for entry in stored]
-
     def _value(self, row: SessionRow, id: int) -> Document:
-        inputs = len(row.inputs)
-        return row.inputs[id] if id < inputs else self._nodes(row, id - inputs, id - inputs + 1)[0]
-
-    def _copy(self, row: SessionRow) -> _Copy:
-        with self._lock:
-            copy = self._copies.get(row.id)
-            if copy is None:
-                self.misses += 1
-                copy = self._copies[row.id] = _Copy(row)
-            else:
-                self.hits += 1
-            copy.used = time.time()  # `find` has just looked
-            self._copies.move_to_end(row.id)
-            while len(self._copies) > self._cached:
-                self._copies.popitem(last=False)
-            return copy
-
-    def _builder(self, row: SessionRow) -> Builder:
-        copy = self._copy(row)
-        with copy.lock:
-            return self._caught_up(copy, row)
-
-    def _caught_up(self, copy: _Copy, row: SessionRow) -> Builder:
-        """The copy's builder with at least the nodes of `row`; the copy's lock is held.
-
-        Its nodes up to `row.version` are those of the log. Beyond them it may have more of the log,
-        and what is on its way.
-        """
-        if row.version > copy.line.settled or copy.line.broken:
-            copy.settle()
-        builder = copy.builder
-        if builder is None:
-            builder = Builder(
-                inputs_of(row.inputs),
-                memory_limit=self._memory_limit,
-                node_limit=self._max_nodes,
-                max_name=MAX_DERIVED_NAME,
-            )
-        if builder.version < row.version:
-            copy.builder = None
-            copy.line = Line(0)
-            # A session may hold more nodes than a limit that was lowered since.
-            builder.node_limit = max(self._max_nodes, row.version)
-            missing = self._nodes(row, builder.version, row.version)
-            entries = [to_entry(document, self._store.blob) for document in missing]
-            builder.append(entries, max_name=MAX_DERIVED_NAME)
-            copy.line = Line(builder.version)
-        copy.builder = builder
-        return builder
+        position = id - len(row.inputs)
+        return (
+            row.inputs[id] if position < 0 else self.copies.logged(row, position, position + 1)[0]
+        )
 
 
 def resolve_outputs(builder: Builder, outputs: Mapping[str, Ref]) -> dict[str, int]:

@@ -535,7 +535,7 @@ def test_staging_leaves_to_append_what_may_take_long(held: Held) -> None:
     assert stage(tanh("b", on="unknown")) is None
     assert stage(tanh("a")) is None
     assert stage((Entry("tanhh", ("x",)),)) is None
-    copy = next(iter(held.sessions._copies.values()))
+    copy = held.sessions.copies.all()[0]
     with copy.lock:
         assert stage(tanh("b")) is None, "the session is in use"
     held.sessions.delete("local", "m", None)
@@ -545,7 +545,7 @@ def test_staging_leaves_to_append_what_may_take_long(held: Held) -> None:
 def test_staging_does_not_wake_an_expired_session(held: Held) -> None:
     held.sessions._expiry._seconds = 1000.0
     held.stage("a").committed.result(30)
-    copy = next(iter(held.sessions._copies.values()))
+    copy = held.sessions.copies.all()[0]
     copy.used -= 101.0
     request = ("local", "m", tanh("b"), None, None)
     assert held.sessions.stage(*request) is None, "the store has to be asked"

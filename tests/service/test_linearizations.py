@@ -211,7 +211,7 @@ def test_another_process_lets_go_of_them(
     clock.at += LIFE + 1
     other.sessions.sweep()
     assert not other.engine._cache
-    assert id not in other.sessions._copies
+    assert id not in [copy.row.id for copy in other.sessions.copies.all()]
     other.store.close()
 
 

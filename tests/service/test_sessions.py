@@ -364,7 +364,7 @@ def test_the_cache_is_bounded(tmp_path: Path) -> None:
     for k in range(20):
         sessions.create("local", CreateRequest(f"m{k}", (Input("x", Type((2,))),)), None)
         sessions.append("local", f"m{k}", entry("x"), None, None)
-    assert len(sessions._copies) == 8
+    assert len(sessions.copies) == 8
     assert sessions.graph(sessions.find("local", "m0")).size == 2
     store.close()
 
