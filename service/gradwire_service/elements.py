@@ -18,7 +18,7 @@ def check_elements(types: Iterable[Type], limit: int) -> None:
         QuotaExceeded: One has more elements than the limit.
     """
     largest = 0
-    for shape, _ in types:
+    for shape, _ in types:  # a `size` would be a call more for each append
         largest = max(largest, prod(shape))
     if largest > limit:
         raise QuotaExceeded(quota="elements", limit=limit, wanted=largest)

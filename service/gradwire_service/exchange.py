@@ -138,9 +138,9 @@ class Exchange:
         return _ID_HEADER, self.request_id.encode("ascii")
 
     def end(self) -> None:
-        """The request is done; it leaves the scope, so that both are gone at once."""
+        """Leave the scope: the request is done. To be called once."""
         self.seconds = time.perf_counter() - self.began
-        del self.scope[_KEY]  # else they would stay until garbage is collected
+        del self.scope[_KEY]  # else both would stay until garbage is collected
 
 
 def exchange_of(scope: MutableMapping[str, Any]) -> Exchange:

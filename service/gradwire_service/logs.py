@@ -139,7 +139,7 @@ class JsonFormatter(_Formatter):
         """The line, without its end."""
         line: dict[str, Any] = {
             "time": _moment(int(at * 1000)),
-            "level": _level_name(level),
+            "level": _level_name(level).lower(),
             "logger": logger,
             "message": message,
             **facts,
@@ -162,13 +162,13 @@ class TextFormatter(_Formatter):
         told = "".join(f" {name}={value}" for name, value in facts.items())
         # A request's text may hold line breaks, which would let it write lines of its own.
         text = (message + told).replace("\r", "\\r").replace("\n", "\\n")
-        line = f"{_moment(int(at * 1000))} {logging.getLevelName(level):<7} {text}"
+        line = f"{_moment(int(at * 1000))} {_level_name(level):<7} {text}"
         return line if trace is None else f"{line}\n{trace.rstrip()}"
 
 
 @lru_cache(maxsize=16)
 def _level_name(level: int) -> str:
-    return logging.getLevelName(level).lower()
+    return logging.getLevelName(level)
 
 
 @lru_cache(maxsize=4)
@@ -187,7 +187,7 @@ def _to_the_second(at: int) -> str:
 def log_request(lines: Lines | None, exchange: Exchange) -> None:
     """Write the line about a request that is done, and the trace of an internal fault.
 
-    `lines` is what `lines_alone` has found, and is `held`.
+    `lines` is what `lines_alone` has found; if that is a handler, it is `held`.
     """
     status = exchange.status
     level = logging.ERROR if exchange.fault else _LEVELS[status >= 500]

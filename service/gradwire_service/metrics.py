@@ -8,6 +8,7 @@ when the worker is asked, and every second where others may be asked instead.
 
 from __future__ import annotations
 
+import logging
 import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["CONTENT_TYPE", "DIRECTORY", "REFRESH_SECONDS", "Metrics"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_log = logging.getLogger("gradwire_service")
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that names the directory which workers share."""
@@ -151,16 +154,22 @@ class Metrics:
         answered, self._answered = self._answered, {}
         received, self._bytes_in = self._bytes_in, 0
         sent, self._bytes_out = self._bytes_out, 0
-        for key, seconds in answered.items():
-            if key not in self._of_requests:
-                route, method, status, code = key
-                counter = self._requests.labels(route, method, str(status), code)
-                self._of_requests[key] = counter, self._seconds.labels(route)
-            requests, histogram = self._of_requests[key]
-            requests.inc(len(seconds))
-            _observe_all(histogram, seconds)
         self._received.inc(received)
         self._sent.inc(sent)
+        for key, seconds in answered.items():
+            try:
+                self._add_up(key, seconds)
+            except Exception:  # the others are to be counted as well
+                _log.exception("requests that were answered could not be counted")
+
+    def _add_up(self, key: _Answer, seconds: Sequence[float]) -> None:
+        if key not in self._of_requests:
+            route, method, status, code = key
+            counter = self._requests.labels(route, method, str(status), code)
+            self._of_requests[key] = counter, self._seconds.labels(route)
+        requests, histogram = self._of_requests[key]
+        _observe_all(histogram, seconds)
+        requests.inc(len(seconds))
 
     def refresh(self, service: Service) -> None:
         """Write down the state of this process."""
@@ -234,12 +243,12 @@ def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:
 
     That there are a sum and buckets behind a histogram is not promised: a test compares.
     """
-    bounds = histogram._upper_bounds
-    counts = [0] * len(bounds)
+    bounds, buckets = histogram._upper_bounds, histogram._buckets
+    counts = [0] * len(buckets)
     for value in values:
         counts[bisect_left(bounds, value)] += 1
     histogram._sum.inc(sum(values))
-    for bucket, number in zip(histogram._buckets, counts, strict=True):
+    for bucket, number in zip(buckets, counts, strict=True):
         if number:
             bucket.inc(number)
 

@@ -306,7 +306,7 @@ class Sessions:
                 return None
             if if_match is not None:
                 if_match.check(builder.version)
-            scope = None if key is None else _append_scope(owner, copy.row.id, key)
+            scope = _append_scope(owner, copy.row.id, key)
             staged = self._stage(copy, builder, entries, scope, key)
             copy.used = time.time()
             return staged
@@ -480,22 +480,19 @@ class Sessions:
         key: Key | None,
     ) -> tuple[Document, Append]:
         """Append to a copy alone: the answer, and what has to be committed first."""
-        version = len(builder.nodes)
+        version = builder.version
         nodes = builder.append(entries)
         try:
             check_elements(map(_TYPE, nodes), self._max_elements)
             answered: list[Document] = []
             logged: list[LogEntry] = []
-            large = False
             for id, node in enumerate(nodes, len(builder.inputs) + version):
                 shown, entry = log_entry(node_document(node, id))
                 answered.append(shown)
                 logged.append(entry)
-                large = large or bool(entry.blobs)
             document: Document = {"version": version + len(nodes), "nodes": answered}
-            receipt = None if key is None else _receipt(scope, key, document)
-            if large:
-                self._store.write_blobs(logged)
+            receipt = _receipt(scope, key, document)
+            self._store.write_blobs(logged)
         except BaseException:
             builder._truncate(version)
             raise

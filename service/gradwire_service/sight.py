@@ -55,10 +55,7 @@ class Sight:
             _each(done, self.tracing.record)
         with nullcontext() if lines is None else lines.held():
             _each(done, partial(log_request, lines))
-        try:
-            self.metrics.add_up()
-        except Exception:
-            _log.exception("requests that were answered could not be counted")
+        self.metrics.add_up()
 
     def _count(self, exchange: Exchange) -> None:
         """Count a request, under the template of its path.

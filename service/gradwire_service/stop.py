@@ -1,7 +1,7 @@
 """When work has to end early: its deadline has passed, or nobody waits for the answer any more.
 
-A `Stop` is made as a request arrives and goes with it to the thread that serves it, so the time in
-a queue counts. The engine looks at a deadline between the steps of a plan; the one it gets here is
+A `Stop` is made when a request has arrived and goes to the thread that serves it, so the time in a
+queue counts. The engine looks at a deadline between the steps of a plan; the one it gets here is
 also past from the moment on which the request is abandoned.
 """
 

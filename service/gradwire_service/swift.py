@@ -54,7 +54,7 @@ class Begun:
         Raises:
             EngineError: It could not be committed.
         """
-        refusal = self.commit.exception()
+        refusal = self.commit.exception()  # it is settled: nobody has to be waited for
         if refusal is None:
             return self._make()
         if isinstance(refusal, Moved | AlreadyDone):
