@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 from starlette.applications import Starlette
 
 from gradwire.wire.messages import PROBLEM
@@ -133,6 +134,8 @@ def create_app(
         service = _open(chosen, store, tensors)
         app.state.service = service
         app.state.swift = Swift(service, paths)
+        # Loads what it runs on: later, that would hold up every request.
+        await anyio.lowlevel.checkpoint()
         chores = [asyncio.create_task(chore) for chore in _chores(service)]
         with _draining_on_sigterm(service):
             yield

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
+import subprocess
+import sys
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -691,3 +695,26 @@ def test_any_page_may_come_with_a_key(pages: Callable[..., httpx.Client]) -> Non
     answer = http.get("/v1/ops", headers={"Origin": "http://anywhere.example"})
     problem(answer, "unauthenticated")
     assert allowed(answer)["allow-origin"] == "*"
+
+
+def test_nothing_is_loaded_when_the_first_chore_is_done(tmp_path: Path) -> None:
+    """To load a module on the loop holds up every request; the first chore is due after a while."""
+    script = """
+import asyncio, sys
+import anyio
+from gradwire_service.app import create_app
+
+async def main():
+    app = create_app()
+    async with app.router.lifespan_context(app):
+        before = set(sys.modules)
+        await anyio.to_thread.run_sync(app.state.service.sessions.sweep)
+        print(sorted(set(sys.modules) - before))
+
+asyncio.run(main())
+"""
+    environment = {**os.environ, "GRADWIRE_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "[]\n", done.stderr
