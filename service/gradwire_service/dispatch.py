@@ -207,6 +207,13 @@ async def _attend(pool: Pool, job: Job[Reply], receive: Receive) -> Reply:
             watch.cancel()
 
 
+def _admit(exchange: Exchange, service: Service, owner: str) -> None:
+    """Count a request against its owner's rate, once."""
+    if not exchange.admitted:
+        service.throttle.take(owner)
+        exchange.admitted = True
+
+
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
@@ -251,9 +258,8 @@ class Resource:
             raise MethodNotAllowed(
                 path=scope["path"][:300], method=method[:50], allowed=self.methods
             )
-        if not (self.vital or self.public or exchange.admitted):
-            service.throttle.take(owner)
-            exchange.admitted = True
+        if not (self.vital or self.public):
+            _admit(exchange, service, owner)
         headers = _headers(scope)
         body: Body = b""
         encoding = None
@@ -290,8 +296,7 @@ class Resource:
         # What comes from a page of another origin is answered with headers that are added outside.
         if owner is None or "content-encoding" in headers or "origin" in headers:
             return None
-        service.throttle.take(owner)
-        exchange.admitted = True
+        _admit(exchange, service, owner)
         check_headers(headers)
         exchange.received = len(body)
         assert self.swift is not None  # else nobody asks

@@ -101,15 +101,12 @@ class Lines(logging.Handler):
 
     def flush(self) -> None:
         """Write what there is; where stderr is gone there is nobody left to tell."""
-        self.acquire()
-        try:
+        with self.held():
             lines, self._lines = self._lines, []
             if lines:
                 with suppress(OSError, ValueError):
                     sys.stderr.write("\n".join(lines) + "\n")
                     sys.stderr.flush()
-        finally:
-            self.release()
 
 
 class _Formatter(logging.Formatter):

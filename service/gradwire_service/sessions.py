@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,8 +64,6 @@ from .store import (
 )
 
 __all__ = ["Sessions", "Staged", "resolve_outputs"]
-
-_TYPE = attrgetter("type")
 
 _RACES = 2
 """Races with other processes that an append may lose before it makes them wait."""
@@ -149,7 +146,7 @@ class Sessions:
             VarShapeMismatch: It has another shape than `shape`.
         """
         row = self.find(owner, ref)
-        graph = self.copies.graph(row)
+        graph = self.graph(row)
         id = _locate(graph, value)
         if shape is not None:
             self.copies.builder(row).resolve(Handle(id, shape))
@@ -171,7 +168,7 @@ class Sessions:
             InvalidOption: It has no such array.
         """
         row = self.find(owner, ref)
-        id = _locate(self.copies.graph(row), value)
+        id = _locate(self.graph(row), value)
         attrs = self._value(row, id).get("attrs", {})
         arrays = {
             name: array
@@ -367,7 +364,7 @@ class Sessions:
             if if_match is not None:
                 if_match.check(row.version)
             _check_session_name(wanted.name)
-            graph = self.copies.graph(row)
+            graph = self.graph(row)
             expects = {f"inputs/{i.name}": (i.type.dtype, i.type.shape) for i in graph.inputs}
             tensors = wanted.tensors.decode(expects, resident)
             derived = self._engine.transform(graph, wanted.spec, tensors)
@@ -483,7 +480,7 @@ class Sessions:
         version = builder.version
         nodes = builder.append(entries)
         try:
-            check_elements(map(_TYPE, nodes), self._max_elements)
+            check_elements([node.type for node in nodes], self._max_elements)
             answered: list[Document] = []
             logged: list[LogEntry] = []
             for id, node in enumerate(nodes, len(builder.inputs) + version):
